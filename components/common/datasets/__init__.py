@@ -1,0 +1,1 @@
+"""Datasets: one file per source, found by name through ``base.load``."""

@@ -1,0 +1,296 @@
+"""What a dataset is to untaint, where its bytes come from, and how one is loaded by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from components.common.contracts.errors import ConfigError, DataError
+from components.common.registry import Registry
+
+__all__ = [
+    "DATASETS",
+    "Int16s",
+    "IntRows",
+    "LoadRequest",
+    "LoadedDataset",
+    "Loader",
+    "LocalFiles",
+    "Pixels",
+    "Source",
+    "check_classes",
+    "load",
+    "resize_all",
+    "stratified_rows",
+]
+
+_log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+Int16s = npt.NDArray[np.int16]
+IntRows = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Where a dataset's files lie: a local folder, or an object store that the caller wraps."""
+
+    def list(self, prefix: str) -> Sequence[str]:
+        """URIs of all files below a folder or key prefix, at any depth, in any order; empty if there are none."""
+        ...
+
+    def open(self, uri: str) -> BinaryIO:
+        """A seekable binary stream of one listed file. Called at most twice per file; the caller closes it."""
+        ...
+
+
+class LocalFiles:
+    """Files of a local folder; a URI is the file's path."""
+
+    def list(self, prefix: str) -> list[str]:
+        """Paths of all files below the folder, sorted; empty if there is no such folder."""
+        return sorted(str(path) for path in Path(prefix).expanduser().rglob("*") if path.is_file())
+
+    def open(self, uri: str) -> BinaryIO:
+        """The file, opened for reading."""
+        return Path(uri).open("rb")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadRequest:
+    """What to load of a dataset.
+
+    Attributes:
+        train_limit: Most training samples, stratified by class; 0 = all.
+        holdout_limit: Most holdout samples, stratified by class; 0 = all.
+        image_size: Side in pixels that every image is resized to; 0 = as delivered.
+        seed: Chooses the samples that a limit keeps.
+        source: Where files are read from.
+        keep_encoded: Whether to keep the encoded images in memory beside the pixels.
+    """
+
+    train_limit: int
+    holdout_limit: int
+    image_size: int
+    seed: int
+    source: Source
+    keep_encoded: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("train_limit", "holdout_limit", "image_size", "seed"):
+            value = getattr(self, field)
+            if value < 0:
+                raise ConfigError(field, expected="a whole number >= 0", found=str(value), hint="0 means no limit.")
+        if 0 < self.image_size < 8 or self.image_size > 1024:
+            raise ConfigError(
+                "image_size",
+                expected="0, or 8 to 1024 pixels",
+                found=str(self.image_size),
+                hint="32 suits CIFAR-like images, 64 or 224 larger ones.",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedDataset:
+    """A dataset in memory: training rows first, then holdout rows, each in the order of the source.
+
+    Attributes:
+        name: The name that was asked for.
+        class_names: Name of class k at position k.
+        images: uint8 [n, channels, height, width], 1 channel (grey) or 3 (RGB).
+        labels: int16 [n], 0 to the number of classes - 1.
+        n_train: How many of the first rows are training samples.
+        uris: Where sample i's encoded image lies ("<file URI>#row=17", "mnist5k:123").
+        digests: Hex sha256 of the encoded image, or of the pixels (channels, rows, columns) as delivered where the
+            source holds bare pixels.
+        encoded: The encoded images (JPEG, PNG) if they were asked for and the source has them, else None.
+        mirror: Whether a horizontal flip keeps the class (not so for digits).
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: Pixels
+    labels: Int16s
+    n_train: int
+    uris: list[str]
+    digests: list[str]
+    encoded: list[bytes] | None
+    mirror: bool
+
+    def __post_init__(self) -> None:
+        rows = len(self.images)
+        sizes = {len(self.labels), len(self.uris), len(self.digests)}
+        if sizes != {rows} or (self.encoded is not None and len(self.encoded) != rows):
+            raise ValueError(f"columns of different length: {rows} images, others {sorted(sizes)}")
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[1] not in (1, 3):
+            raise ValueError(f"images must be uint8 [n, 1 or 3, h, w], got {self.images.dtype} {self.images.shape}")
+        if not 0 < self.n_train < rows:
+            raise ValueError(f"n_train must be in (0, {rows}), got {self.n_train}")
+
+    @property
+    def n_holdout(self) -> int:
+        """Number of holdout samples."""
+        return len(self.images) - self.n_train
+
+    @property
+    def subsets(self) -> npt.NDArray[Any]:
+        """Subset of each row, ``train`` or ``holdout``."""
+        return np.repeat(np.array(["train", "holdout"]), [self.n_train, self.n_holdout])
+
+
+Loader = Callable[[str, LoadRequest], LoadedDataset]
+"""Loads a dataset from the argument behind the colon of its name ("" without one) and a request."""
+
+DATASETS: Registry[Loader] = Registry("dataset", "components.common.datasets")
+
+
+def load(
+    name: str,
+    *,
+    train_limit: int,
+    holdout_limit: int,
+    image_size: int,
+    seed: int,
+    source: Source | None = None,
+    keep_encoded: bool = False,
+) -> LoadedDataset:
+    """Loads a dataset by name.
+
+    Args:
+        name: ``mnist5k``, ``cifar10`` or ``parquet:<folder or prefix>``; the part after the first colon is the
+            loader's argument.
+        train_limit: Most training samples, stratified by class and chosen by the seed; 0 = all.
+        holdout_limit: The same for the holdout.
+        image_size: Side in pixels that every image is resized to (antialiased bilinear, to a square); 0 = as they
+            are.
+        seed: Chooses the samples that a limit keeps; the samples stay in the order of the source.
+        source: Where ``parquet:`` reads its files; local folders by default.
+        keep_encoded: Whether to keep the encoded images in memory too.
+
+    Returns:
+        The dataset, uint8 images [n, c, h, w] and int16 labels [n].
+
+    Raises:
+        ConfigError: An unknown dataset, or a limit or size out of range.
+        DataError: The files are missing, broken or not of the form that the loader describes.
+        ResourceError: The images do not fit into memory.
+    """
+    kind, _, argument = name.partition(":")
+    loader = DATASETS[kind]
+    request = LoadRequest(
+        train_limit=train_limit,
+        holdout_limit=holdout_limit,
+        image_size=image_size,
+        seed=seed,
+        source=source if source is not None else LocalFiles(),
+        keep_encoded=keep_encoded,
+    )
+    dataset = loader(argument, request)
+    check_classes(dataset.labels[: dataset.n_train], dataset.class_names, name)
+    _log.info(
+        "dataset %s: %d training and %d holdout images of %s, %d classes",
+        name,
+        dataset.n_train,
+        dataset.n_holdout,
+        "x".join(map(str, dataset.images.shape[1:])),
+        len(dataset.class_names),
+    )
+    return dataset
+
+
+def check_classes(train_labels: npt.NDArray[Any], class_names: Sequence[str], subject: str) -> None:
+    """Checks that there are at least two classes and that each has a training sample.
+
+    Args:
+        train_labels: Labels of the training samples, 0 to len(class_names) - 1.
+        class_names: Names of the classes.
+        subject: The dataset or file, for the message.
+
+    Raises:
+        DataError: Fewer than two classes, or a class without a training sample.
+    """
+    if len(class_names) < 2:
+        raise DataError(
+            f"{subject}, labels",
+            expected="at least 2 classes",
+            found=f"{len(class_names)}",
+            hint="A classifier needs two classes; check which column holds the label.",
+        )
+    empty = np.flatnonzero(np.bincount(train_labels.astype(np.int64), minlength=len(class_names)) == 0)
+    if len(empty):
+        names = ", ".join(f"{k} ({class_names[k]})" for k in empty[:5]) + (", …" if len(empty) > 5 else "")
+        raise DataError(
+            f"{subject}, training labels",
+            expected=f"a sample of each of the {len(class_names)} classes",
+            found=f"none of class {names}",
+            hint="Add samples, or renumber the labels 0, 1, … without gaps.",
+        )
+
+
+def stratified_rows(labels: npt.NDArray[Any], limit: int, seed: int, subject: str) -> IntRows:
+    """Chooses rows so that each class keeps its share, at least one row of each class that occurs.
+
+    Args:
+        labels: [n], non-negative integers.
+        limit: Rows to keep; 0, n or more keeps all.
+        seed: Chooses the rows within a class.
+        subject: Name of the limit, for the message ("train_limit").
+
+    Returns:
+        int64 [min(limit, n)], strictly increasing.
+
+    Raises:
+        ConfigError: The limit is lower than the number of classes.
+    """
+    total = len(labels)
+    if limit == 0 or limit >= total:
+        return np.arange(total, dtype=np.int64)
+    classes, counts = np.unique(labels, return_counts=True)
+    if limit < len(classes):
+        raise ConfigError(
+            subject,
+            expected=f"0, or at least {len(classes)} (one sample of each class)",
+            found=str(limit),
+            hint="Raise the limit.",
+        )
+    quotas = np.maximum(1, counts * limit // total)
+    # Largest remainders get what rounding down left over; where the minimum of one took too much, the largest
+    # quotas give it back.
+    remainders = counts * limit / total - quotas
+    while quotas.sum() < limit:
+        chosen = int(np.argmax(np.where(quotas < counts, remainders, -np.inf)))
+        quotas[chosen] += 1
+        remainders[chosen] -= 1
+    while quotas.sum() > limit:
+        quotas[int(np.argmax(quotas))] -= 1
+    rng = np.random.default_rng(seed)
+    rows = [
+        rng.choice(np.flatnonzero(labels == label), size=int(quota), replace=False)
+        for label, quota in zip(classes, quotas, strict=True)
+    ]
+    return np.sort(np.concatenate(rows)).astype(np.int64)
+
+
+def resize_all(images: Pixels, side: int) -> Pixels:
+    """Resizes images to a square, antialiased bilinear.
+
+    Args:
+        images: uint8 [n, 1 or 3, h, w].
+        side: Target side in pixels; 0 returns the images as they are.
+
+    Returns:
+        uint8 [n, c, side, side].
+    """
+    if side == 0 or images.shape[2:] == (side, side):
+        return images
+    out = np.empty((*images.shape[:2], side, side), dtype=np.uint8)
+    for row, image in enumerate(images):
+        for channel, plane in enumerate(image):
+            out[row, channel] = Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR)
+    return out

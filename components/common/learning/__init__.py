@@ -1,0 +1,1 @@
+"""Training: augmentation, loops, EMA, scoring, seeding, checkpoints. Tensors in, tensors out."""

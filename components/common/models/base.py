@@ -1,0 +1,84 @@
+"""The model registry and the one way to build a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from components.common.contracts.errors import ConfigError
+from components.common.registry import Registry
+
+__all__ = ["MODELS", "ModelSpec", "Normalize", "build_model"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """The data that a classifier is built for.
+
+    Attributes:
+        num_classes: Number of classes, at least 2.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: Height and width in pixels.
+        mean: Per-channel mean of the training images in [0, 1].
+        std: Per-channel standard deviation of the training images, positive.
+    """
+
+    num_classes: int
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+MODELS: Registry[Callable[[ModelSpec], nn.Module]] = Registry("model", "components.common.models")
+
+
+class Normalize(nn.Module):
+    """Subtracts the mean and divides by the standard deviation, per channel.
+
+    It is part of the model so that a checkpoint is complete: who loads it needs no second file to feed it right.
+
+    Args:
+        mean: One value per channel, images in [0, 1].
+        std: One value per channel, positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalises float images, shape [n, c, h, w]."""
+        return (images - self.mean) / self.std
+
+
+def build_model(name: str, spec: ModelSpec) -> nn.Module:
+    """Builds a freshly initialised classifier in channels-last memory format.
+
+    Initial weights come from torch's global generator: seed it first.
+
+    Args:
+        name: A name in ``MODELS``.
+        spec: What it is built for.
+
+    Returns:
+        A module from float images [n, c, h, w] in [0, 1] to logits [n, num_classes].
+
+    Raises:
+        ConfigError: Unknown name, or fewer than two classes.
+    """
+    if spec.num_classes < 2:
+        raise ConfigError(
+            "num_classes", expected="at least 2 classes", found=str(spec.num_classes), hint="Check the dataset's labels."
+        )
+    body = MODELS[name](spec)
+    model = nn.Sequential(Normalize(spec.mean, spec.std), body)
+    # 640 against 350 images/s for WRN-16-1 on a CPU, and tensor cores on a GPU.
+    return model.to(memory_format=torch.channels_last)

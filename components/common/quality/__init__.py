@@ -1,0 +1,1 @@
+"""Tables between stages: Parquet files that notice damage, and Great Expectations suites made from their contracts."""

@@ -1,0 +1,1 @@
+"""Object storage: an S3 client with digests, atomic publishing, a probe, and an embedded server."""
