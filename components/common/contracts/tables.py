@@ -13,6 +13,8 @@ import pyarrow as pa
 
 __all__ = [
     "ASSIGNMENTS",
+    "MIXING",
+    "MIXING_KINDS",
     "POISON_TRUTH",
     "SAMPLE_INDEX",
     "SUBSETS",
@@ -142,6 +144,23 @@ TRACES = TableSpec(
 """What the EMA model thought of every training sample after each warm-up epoch, in (epoch, sample_id) order.
 
 Loss is cross-entropy against the given label, entropy that of the prediction, both in nats.
+"""
+
+
+MIXING_KINDS = ("border", "centre", "blend")
+
+MIXING = TableSpec(
+    name="mixing",
+    version=1,
+    columns=(
+        _ID,
+        *(Column(name=f"hold_{kind}", type=pa.float32(), minimum=0.0, maximum=1.0) for kind in MIXING_KINDS),
+    ),
+)
+"""How firmly each training sample holds its given label when most of its content is another class's image.
+
+Mean probability of the given label for the warm-up EMA when only the sample's border is kept, only its centre is kept,
+or both images are blended half and half.
 """
 
 

@@ -21,7 +21,9 @@ def to_float(images: Tensor) -> Tensor:
     return images.to(torch.float32).div_(255.0).contiguous(memory_format=torch.channels_last)
 
 
-def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator, device: torch.device) -> Tensor:
+def _uniform(
+    shape: tuple[int, ...], low: float, high: float, generator: torch.Generator, device: torch.device
+) -> Tensor:
     return torch.empty(shape, device=device).uniform_(low, high, generator=generator)
 
 
@@ -57,7 +59,7 @@ def weak(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
 def strong(images: Tensor, generator: torch.Generator, *, mirror: bool) -> Tensor:
     """Weak augmentation, then affine warp, brightness, contrast and Cutout, each drawn per sample.
 
-    Ranges follow RandAugment at a middle magnitude (Cubuk et al. 2020): rotation ±20°, shear ±0.2, scale 0.8–1.2,
+    Ranges follow RandAugment at a middle magnitude (Cubuk et al. 2020): rotation ±20°, shear ±0.2, scale 0.8 to 1.2,
     translation ±12 %, brightness and contrast ±40 %; Cutout (DeVries and Taylor 2017) of up to half the side.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,7 @@ class Trainer:
         phase: Name of the training, for progress and resumable state.
         watch: Progress and state of the stage around it.
         schedule: Share of the peak learning rate for (step, total steps).
+        kept: Tensors of the caller's that belong to the resumable state; refilled when a state is restored.
     """
 
     model: nn.Module
@@ -84,6 +85,7 @@ class Trainer:
     phase: str
     watch: Watch
     schedule: Schedule = one_cycle
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Builds the optimiser and the EMA."""
@@ -97,9 +99,8 @@ class Trainer:
             momentum=self.recipe.momentum,
             nesterov=True,
         )
-        self.ema = AveragedModel(
-            self.model, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay), use_buffers=True
-        )
+        average = get_ema_multi_avg_fn(self.recipe.ema_decay)  # type: ignore[no-untyped-call]
+        self.ema = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.step = 0
 
     def run(
@@ -171,6 +172,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "kept": self.kept,
             }
         )
 
@@ -182,4 +184,5 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.kept.update(state["kept"])
         self.step = int(state["step"])

@@ -76,7 +76,10 @@ def build_model(name: str, spec: ModelSpec) -> nn.Module:
     """
     if spec.num_classes < 2:
         raise ConfigError(
-            "num_classes", expected="at least 2 classes", found=str(spec.num_classes), hint="Check the dataset's labels."
+            "num_classes",
+            expected="at least 2 classes",
+            found=str(spec.num_classes),
+            hint="Check the dataset's labels.",
         )
     body = MODELS[name](spec)
     model = nn.Sequential(Normalize(spec.mean, spec.std), body)

@@ -23,6 +23,7 @@ __all__ = [
     "drop_partial",
     "find_manifest",
     "load_partial",
+    "object_uri",
     "publish",
     "read_manifest",
     "save_partial",
@@ -114,9 +115,14 @@ def publish(
     return uri, hashlib.sha256(standing).hexdigest(), other
 
 
+def object_uri(stage_uri: str, name: str, sha256: str, suffix: str) -> str:
+    """Address of a published object: its name, the first 16 characters of its hex sha256, its suffix."""
+    return join(stage_uri, f"{name}.{sha256[:16]}{suffix}")
+
+
 def _upload(store: Store, stage_uri: str, name: str, local: LocalObject) -> ObjectRef:
     sha256, size = local.digest()
-    uri = join(stage_uri, f"{name}.{sha256[:16]}{local.suffix}")
+    uri = object_uri(stage_uri, name, sha256, local.suffix)
     present = store.head(uri)
     # S3 shows whole objects only, so the same digest in the name and the same size mean the same object.
     if present is None or present.size_bytes != size:

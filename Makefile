@@ -1,0 +1,82 @@
+# Every target sets up what it needs: `make run` and `make test` work on a fresh clone.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+# Options of `untaint run`, or of pytest for the test targets: make run ARGS="--attack blended"
+ARGS ?=
+# Another index for pip, searched besides the usual one: for PyTorch built for CPUs only, or for another CUDA.
+TORCH_INDEX_URL ?=
+REGISTRY ?= untaint
+TAG ?= dev
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+PIP_EXTRA := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup run test test-slow check format docs golden compile bench-train store lock clean
+
+help: ## Show these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make the virtual environment from requirements.lock (PYTHON=, VENV=, TORCH_INDEX_URL=)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "untaint needs Python 3.11 or 3.12: '$(PYTHON)' is not on the PATH. Install it, or name yours: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_EXTRA) -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(STAMP) ## Run the whole pipeline on this machine (ARGS="--attack blended")
+	@$(BIN)/untaint run $(ARGS)
+
+test: $(STAMP) ## Run the tests (ARGS="-k storage")
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP) ## Run the tests that train for minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+check: $(STAMP) ## Lint, check formatting, types, layers, and that generated READMEs are in step
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pipelines.docs --check
+
+format: $(STAMP) ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMP) ## Write components/*/README.md from the components' signatures
+	$(BIN)/python -m pipelines.docs
+
+golden: $(STAMP) ## Write the expected compiled pipelines anew; look at the diff before committing
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/pipeline/test_pipeline_golden.py
+
+compile: $(STAMP) ## Compile the pipeline for a cluster to build/training.yaml (REGISTRY=, TAG=)
+	@mkdir -p build
+	@$(BIN)/untaint compile --registry "$(REGISTRY)" --tag "$(TAG)" --output build/training.yaml $(ARGS)
+
+bench-train: $(STAMP) ## Measure the speed of training
+	$(BIN)/python -m tests.benchmarks.train_speed $(ARGS)
+
+store: $(STAMP) ## Run the embedded object store until Ctrl-C
+	@$(BIN)/untaint store start $(ARGS)
+
+# The CUDA libraries are left out: torch asks for its own exactly, and the builds of torch for CPUs for none.
+lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml (ARGS=--upgrade)
+	cp requirements.lock $(VENV)/lock.draft
+	$(BIN)/pip-compile --quiet --extra local --extra dev --strip-extras --allow-unsafe --no-annotate --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(ARGS) \
+	  --output-file $(VENV)/lock.draft pyproject.toml
+	{ sed -n '/^#/p;/^#/!q' requirements.lock; \
+	  grep -E '^[a-zA-Z0-9]' $(VENV)/lock.draft | grep -vE '^(nvidia-|cuda-|triton==|pip==)'; } > $(VENV)/lock.new
+	mv $(VENV)/lock.new requirements.lock
+	rm $(VENV)/lock.draft
+
+clean: ## Delete caches and build results; neither .venv nor .untaint
+	rm -rf build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+"""The evaluate stage: ACC and ASR on the holdout, the split against the truth, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from components.common.contracts.configs import EvaluateConfig
+from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, split_spec
+from components.common.lifecycle import Published, StageRun
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from components.common.inputs import Rows
+
+__all__ = ["run_stage"]
+
+_FOUND = {
+    "auroc": "AUROC of suspicion",
+    "tpr_at_1pct_fpr": "TPR at 1 % FPR",
+    "flagged_poisoned": "poisoned samples flagged",
+    "flagged_clean": "clean samples flagged",
+}
+
+
+def run_stage(
+    config: EvaluateConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]
+) -> tuple[Published, bytes]:
+    """Runs the stage.
+
+    Returns:
+        The published result, and the report as HTML.
+
+    Raises:
+        UntaintError: An input breaks its contract, or the store fails.
+    """
+    with StageRun("evaluate", config, store_root, run_id, parents) as run:
+        done = run.finished()
+        if done is not None:
+            ref = done.manifest.object("report", done.uri)
+            return done, run.store.get(ref.uri, ref.sha256)
+        from components.common.inputs import read_rows
+
+        holdout = read_rows(run, "holdout")
+        split = _read_split(run)
+        metrics = _model_figures(run, config, holdout)
+        truth = run.read_table("truth", "poison_truth", POISON_TRUTH) if "truth" in run.parents else None
+        metrics |= _split_figures(split, truth)
+        facts = _facts(run)
+        from components.evaluate.report import render
+
+        page = render(_report(run, config, split, metrics, facts))
+        run.add_bytes("report", page, suffix=".html", kind="document")
+        return run.publish(facts, metrics), page
+
+
+def _read_split(run: StageRun) -> pa.Table:
+    return run.read_table("unlearn", "split", split_spec(run.parents["unlearn"].manifest.facts["signals"]))
+
+
+def _model_figures(run: StageRun, config: EvaluateConfig, holdout: Rows) -> dict[str, float]:
+    from components.common.inputs import read_model
+    from components.common.learning.devices import pick_device
+    from components.evaluate.algorithm import accuracy, attack_success
+
+    attack = None
+    if "truth" in run.parents:
+        from components.common.attacks.base import AttackConfig, make_attack
+
+        record = run.parents["truth"].manifest.facts["attack"]
+        channels, height, width = holdout.images.shape[1:]
+        attack = make_attack(
+            AttackConfig(**record), num_classes=len(holdout.class_names), image_shape=(channels, height, width)
+        )
+    device = pick_device()
+    figures: dict[str, float] = {}
+    for parent, prefix in (("finetune", ""), ("control", "control_")):
+        if parent not in run.parents:
+            continue
+        model, _ = read_model(run, parent, "model", device)
+        figures[f"{prefix}acc"], _ = accuracy(model, holdout.images, holdout.labels, config.batch_size)
+        if attack is not None:
+            rates = attack_success(model, attack, holdout.images, holdout.labels, config.batch_size)
+            if rates:
+                # The worst trigger counts: an attacker with two needs only one of them to work.
+                figures[f"{prefix}asr"] = max(rates)
+    return figures
+
+
+def _split_figures(split: pa.Table, truth: pa.Table | None) -> dict[str, float]:
+    from components.evaluate.algorithm import area_under_roc, true_positive_rate
+
+    flagged = np.array([assignment != "clean" for assignment in split["assignment"].to_pylist()])
+    figures: dict[str, float] = {"suspects": float(flagged.sum())}
+    if truth is None:
+        return figures
+    # The truth covers the whole index, the split its training rows, which stand first.
+    poisoned = truth["is_poisoned"].to_numpy(zero_copy_only=False)[: split.num_rows]
+    scores = split["suspicion"].to_numpy()
+    area, rate = area_under_roc(scores, poisoned), true_positive_rate(scores, poisoned, 0.01)
+    if area is not None and rate is not None:
+        figures |= {"auroc": area, "tpr_at_1pct_fpr": rate, "flagged_poisoned": float(flagged[poisoned].mean())}
+    if not poisoned.all():
+        figures["flagged_clean"] = float(flagged[~poisoned].mean())
+    return figures
+
+
+def _facts(run: StageRun) -> dict[str, Any]:
+    stages = []
+    for parent in run.parents.values():
+        manifest = parent.manifest
+        if manifest.stage == "truth":
+            continue
+        total, train = manifest.seconds["total"], manifest.seconds["train"]
+        stages.append(
+            {
+                "stage": manifest.stage,
+                "seconds": total,
+                "train_seconds": train,
+                "overhead_seconds": round(total - train, 3),
+                "peak_mib": manifest.facts["peak_mib"],
+            }
+        )
+    unlearn = run.parents["unlearn"].manifest.facts
+    return {"verdict": unlearn["verdict"], "probes": unlearn["probes"], "stages": stages}
+
+
+def _report(
+    run: StageRun, config: EvaluateConfig, split: pa.Table, metrics: Mapping[str, float], facts: Mapping[str, Any]
+) -> Any:
+    from components.evaluate.report import Report
+
+    assignments = split["assignment"].to_pylist()
+    models = {"defended": {"acc": metrics["acc"], "asr": metrics.get("asr")}}
+    if "control_acc" in metrics:
+        models["undefended (control)"] = {"acc": metrics["control_acc"], "asr": metrics.get("control_asr")}
+    truth = run.parents.get("truth")
+    return Report(
+        run_id=run.run_id,
+        dataset=run.parents["ingest"].manifest.config["dataset"],
+        verdict=facts["verdict"],
+        models=models,
+        found={text: metrics[name] for name, text in _FOUND.items() if name in metrics},
+        attack=truth.manifest.facts["attack"] if truth is not None else {},
+        probes=facts["probes"],
+        stages=facts["stages"],
+        suspects=_suspects(run, config, split),
+        counts={name: assignments.count(name) for name in ("clean", "suspect", "poisoned")},
+        settings={name: parent.manifest.config for name, parent in run.parents.items() if name != "truth"},
+    )
+
+
+def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table) -> list[Any]:
+    from components.common.inputs import read_model, read_rows
+    from components.common.learning.scoring import predict
+    from components.evaluate.report import SuspectRow, picture
+
+    suspicion = split["suspicion"].to_numpy()
+    flagged = np.flatnonzero([assignment != "clean" for assignment in split["assignment"].to_pylist()])
+    top = flagged[np.argsort(-suspicion[flagged], kind="stable")][: config.shown_suspects]
+    if len(top) == 0:
+        return []
+    train = read_rows(run, "train")
+    model, _ = read_model(run, "finetune", "model")
+    images: Tensor = train.images[top.tolist()]
+    predicted = predict(model, images, config.batch_size).argmax(dim=1).tolist()
+    uris = run.read_table("ingest", "sample_index", SAMPLE_INDEX)["uri"]
+    names, reasons = train.class_names, split["reasons"]
+    return [
+        SuspectRow(
+            sample_id=int(split["sample_id"][int(row)].as_py()),
+            label=names[int(train.labels[row])],
+            predicted=names[guess],
+            suspicion=float(suspicion[row]),
+            reasons=reasons[int(row)].as_py(),
+            picture=picture(image.numpy()),
+            uri=uris[int(row)].as_py(),
+        )
+        for row, guess, image in zip(top, predicted, images, strict=True)
+    ]

@@ -1,0 +1,171 @@
+"""The ingest stage: read the dataset, inject an attack if asked, publish index, pixels and (aside) the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.common.contracts.configs import IngestConfig
+from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX
+from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
+from components.common.lifecycle import Published, StageRun
+from components.common.storage.store import Store
+from components.ingest.algorithm import Injected, encode_png, inject, pixel_statistics
+
+__all__ = ["IngestResult", "run_stage"]
+
+_SHARD_ROWS = 50_000
+# Stages that defend must not know what the attack is, only evaluate may: see docs/architecture.md.
+_WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label")
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """The stage's own result, and that of the injected attack's truth, if there is one."""
+
+    main: Published
+    truth: Published | None
+
+
+class _StoreFiles:
+    """Files of an object store as a dataset source."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def list(self, prefix: str) -> Sequence[str]:
+        return [info.uri for info in self._store.list(prefix)]
+
+    def open(self, uri: str) -> BinaryIO:
+        return io.BytesIO(self._store.get(uri))
+
+
+def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResult:
+    """Runs the stage.
+
+    Args:
+        config: What to read and what to inject.
+        store_root: ``s3://bucket/prefix``.
+        run_id: The run.
+
+    Raises:
+        UntaintError: The dataset, the attack or the store is not usable.
+    """
+    with (
+        StageRun("ingest", config, store_root, run_id, {}, withheld=_WITHHELD) as run,
+        StageRun("truth", config, store_root, run_id, {}, gate=run.gate) as aside,
+    ):
+        done, truth = run.finished(), aside.finished()
+        if done is not None:
+            return IngestResult(done, truth)
+        source: Source = _StoreFiles(run.store) if "s3://" in config.dataset else LocalFiles()
+        attacked = config.attack != "none"
+        dataset = load(
+            config.dataset,
+            train_limit=config.train_limit,
+            holdout_limit=config.holdout_limit,
+            image_size=config.image_size,
+            seed=config.seed,
+            source=source,
+            keep_encoded=attacked,
+        )
+        if attacked:
+            injected = inject(dataset, config)
+            # The truth first: once the stage's own manifest stands, the stage is complete.
+            truth = truth or _publish_truth(aside, dataset, injected)
+        else:
+            none = np.zeros(len(dataset.images), dtype=bool)
+            injected = Injected(images=dataset.images, labels=dataset.labels, is_poisoned=none, changed=none, record={})
+        return IngestResult(_publish(run, config, dataset, injected), truth)
+
+
+def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, injected: Injected) -> Published:
+    uris, digests = list(dataset.uris), list(dataset.digests)
+    if config.attack != "none" or not _is_encoded(config.dataset):
+        _add_images(run, dataset, injected, uris, digests)
+    rows = len(dataset.images)
+    index = pa.table(
+        {
+            "sample_id": np.arange(rows, dtype=np.int64),
+            "uri": pa.array(uris, pa.string()),
+            "digest": pa.array(digests, pa.string()),
+            "given_label": injected.labels,
+            "subset": pa.array(dataset.subsets.tolist(), pa.string()),
+        },
+        schema=SAMPLE_INDEX.schema,
+    )
+    run.add_table("sample_index", index, SAMPLE_INDEX)
+    run.add_array("pixels", injected.images)
+    mean, std = pixel_statistics(injected.images[: dataset.n_train])
+    mirror = dataset.mirror if config.mirror == "auto" else config.mirror == "yes"
+    return run.publish(
+        facts={
+            "class_names": list(dataset.class_names),
+            "image_shape": list(injected.images.shape[1:]),
+            "n_train": dataset.n_train,
+            "mean": mean,
+            "std": std,
+            "mirror": mirror,
+        },
+        metrics={
+            "train_samples": dataset.n_train,
+            "holdout_samples": dataset.n_holdout,
+            "classes": len(dataset.class_names),
+        },
+    )
+
+
+def _is_encoded(dataset: str) -> bool:
+    return dataset.startswith("parquet:")
+
+
+def _add_images(run: StageRun, dataset: LoadedDataset, injected: Injected, uris: list[str], digests: list[str]) -> None:
+    """Keeps the images as Hugging Face style Parquet, so that any trainer can read what this run trained on."""
+    subsets = {"train": (0, dataset.n_train), "test": (dataset.n_train, len(dataset.images))}
+    for subset, (first, last) in subsets.items():
+        for part, start in enumerate(range(first, last, _SHARD_ROWS)):
+            rows = range(start, min(start + _SHARD_ROWS, last))
+            encoded = [
+                dataset.encoded[row]
+                if dataset.encoded is not None and not injected.changed[row]
+                else encode_png(injected.images[row])
+                for row in rows
+            ]
+            name = f"{subset}-{part:05d}"
+            data = _shard(encoded, injected.labels[rows.start : rows.stop])
+            uri = run.address_of(name, data, ".parquet")
+            run.add_bytes(name, data, suffix=".parquet", kind="images", rows=len(rows))
+            for position, row in enumerate(rows):
+                uris[row] = f"{uri}#row={position}"
+                digests[row] = hashlib.sha256(encoded[position]).hexdigest()
+
+
+def _shard(encoded: list[bytes], labels: np.ndarray) -> bytes:
+    image = pa.StructArray.from_arrays(
+        [pa.array(encoded, pa.binary()), pa.nulls(len(encoded), pa.string())], names=["bytes", "path"]
+    )
+    table = pa.table({"image": image, "label": pa.array(labels.astype(np.int64))})
+    sink = io.BytesIO()
+    # Encoded images do not compress, and a dictionary of them would only cost memory.
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, row_group_size=1000, write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _publish_truth(aside: StageRun, dataset: LoadedDataset, injected: Injected) -> Published:
+    truth = pa.table(
+        {
+            "sample_id": np.arange(len(dataset.images), dtype=np.int64),
+            "is_poisoned": injected.is_poisoned,
+            "true_label": dataset.labels,
+        },
+        schema=POISON_TRUTH.schema,
+    )
+    aside.add_table("poison_truth", truth, POISON_TRUTH)
+    return aside.publish(facts={"attack": injected.record}, metrics={})

@@ -1,0 +1,115 @@
+"""Supervised training on everything: the warm-up that is watched, and the undefended control model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.common.contracts.configs import ControlConfig, TrainRecipe, WarmupConfig
+from components.common.contracts.tables import MIXING_KINDS
+from components.common.learning.augment import weak
+from components.common.learning.loop import EpochOrder, Trainer, constant_after_ramp
+from components.common.learning.mixing import hold_under_mixing
+from components.common.learning.scoring import score
+from components.common.learning.watch import Watch
+
+__all__ = ["Traces", "TrainingSet", "train_control", "warm_up"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSet:
+    """Labelled training images.
+
+    Attributes:
+        images: uint8 [n, c, h, w], on the training device.
+        labels: int64 [n], the given labels, on the CPU.
+        mirror: Whether a horizontal flip keeps the class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mirror: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traces:
+    """What the warm-up saw; float32 tensors on the CPU.
+
+    Attributes:
+        loss: [epochs, n], cross-entropy of the EMA model against the given label, nats.
+        entropy: [epochs, n], entropy of its prediction, nats.
+        given_probability: [epochs, n].
+        hold: Kind of mixing to [n], probability of the given label under that mixing after the last epoch.
+    """
+
+    loss: Tensor
+    entropy: Tensor
+    given_probability: Tensor
+    hold: dict[str, Tensor]
+
+
+def _supervised(
+    data: TrainingSet, recipe: TrainRecipe, trainer: Trainer, epochs: int, after_epoch: Callable[[int], None] | None
+) -> nn.Module:
+    order = EpochOrder(len(data.labels), recipe.batch_size, recipe.seed, trainer.phase)
+    labels = data.labels.to(trainer.device)
+
+    def loss_at(step: int, generator: torch.Generator) -> Tensor:
+        rows = order.batch(step).to(trainer.device)
+        return F.cross_entropy(trainer.model(weak(data.images[rows], generator, mirror=data.mirror)), labels[rows])
+
+    def after_step(done: int) -> None:
+        if after_epoch is not None and done % order.steps_per_epoch == 0:
+            after_epoch(done // order.steps_per_epoch)
+
+    return trainer.run(epochs * order.steps_per_epoch, loss_at, after_step)
+
+
+def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Watch) -> tuple[nn.Module, Traces]:
+    """Trains on everything for a few epochs and scores every sample with the EMA after each.
+
+    Args:
+        model: Freshly initialised; trained in place.
+        data: The training set.
+        config: Recipe and epochs.
+        watch: Progress and resumable state.
+
+    Returns:
+        The EMA model, and what it thought of the samples.
+    """
+    n = len(data.labels)
+    kept = {name: torch.zeros(config.epochs, n) for name in ("loss", "entropy", "given_probability")}
+    trainer = Trainer(
+        model=model, recipe=config, phase="warmup", watch=watch, schedule=constant_after_ramp, kept=dict(kept)
+    )
+
+    def after_epoch(epoch: int) -> None:
+        scores = score(trainer.ema.module, data.images, data.labels)
+        trainer.kept["loss"][epoch - 1] = scores.loss
+        trainer.kept["entropy"][epoch - 1] = scores.entropy
+        trainer.kept["given_probability"][epoch - 1] = scores.given_probability
+
+    ema = _supervised(data, config, trainer, config.epochs, after_epoch)
+    hold = hold_under_mixing(ema, data.images, data.labels, MIXING_KINDS, config.mixing_rounds, config.seed)
+    return ema, Traces(**trainer.kept, hold=hold)
+
+
+def train_control(model: nn.Module, data: TrainingSet, config: ControlConfig, watch: Watch) -> nn.Module:
+    """Trains the undefended model: everything as given, one-cycle rate, EMA.
+
+    Args:
+        model: Freshly initialised; trained in place.
+        data: The training set.
+        config: Recipe and epochs.
+        watch: Progress and resumable state.
+
+    Returns:
+        The EMA model.
+    """
+    return _supervised(
+        data, config, Trainer(model=model, recipe=config, phase="control", watch=watch), config.epochs, None
+    )

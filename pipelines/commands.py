@@ -1,0 +1,127 @@
+"""The commands of ``untaint`` that run or compile pipelines; ``components.cli`` fetches them by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from components.cli import home
+from components.common.contracts.errors import ConfigError
+from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
+
+__all__ = ["compile_command", "report_command", "run_command"]
+
+_DEFAULTS = default_parameters()
+_STORE = click.option(
+    "--store",
+    envvar="UNTAINT_STORE",
+    default="",
+    metavar="s3://BUCKET/PREFIX",
+    help="Your own store, reached with the AWS_* variables; without it and AWS_ENDPOINT_URL, the embedded one.",
+)
+_CONTROL = click.option(
+    "--control/--no-control", default=True, show_default=True, help="Train the undefended model too, for comparison."
+)
+
+
+def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
+
+
+@click.command("run")
+@_option("dataset", "mnist5k, cifar10, or parquet:FOLDER or parquet:s3://… for your own.")
+@_option("train_limit", "Training samples to take, stratified; 0 for all.")
+@_option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are.")
+@_option("poison_rate", "Poisoned share of the training set, in [0, 1].")
+@_option("target_label", "Class that triggered images are to be taken for.")
+@_option("model", "Model to train (`untaint list models`).")
+@_option("seed", "Seed of everything random.")
+@_CONTROL
+@click.option(
+    "--run-id", default="", help="Continue this run, with the options it was started with; or name a new one."
+)
+@_STORE
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="STAGE.KEY=VALUE",
+    help=f"Any further setting, several times. Stages: {', '.join(CONFIGS)}.",
+)
+@click.pass_context
+def run_command(
+    ctx: click.Context, /, control: bool, run_id: str, store: str, settings: tuple[str, ...], **given: Any
+) -> None:
+    """Run the whole pipeline on this machine.
+
+    \b
+    Examples:
+      untaint run
+      untaint run --attack wanet --poison-rate 0.05 --seed 1
+      untaint run --dataset parquet:s3://bucket/images --attack none --store s3://bucket/untaint
+      untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.run import Plan, load_plan, new_run_id, run
+
+    before = load_plan(home(), run_id) if run_id else None
+    chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    parameters = {**_DEFAULTS, **(before.parameters if before else {})}
+    parameters |= {name: value for name, value in given.items() if name in chosen}
+    parameters = apply_settings(parameters, settings)
+    check_parameters(parameters)
+    plan = Plan(
+        parameters=parameters,
+        control=before.control if before and "control" not in chosen else control,
+        store=before.store if before and "store" not in chosen else store,
+    )
+    # Bound to the stream of now: during the run, standard output is what the stages print.
+    write = partial(click.echo, file=sys.stdout)
+    ctx.exit(run(plan, run_id or new_run_id(), home(), write))
+
+
+@click.command("report")
+@click.argument("run_id")
+@_STORE
+def report_command(run_id: str, store: str) -> None:
+    """Show the result of the finished run RUN_ID again, and fetch its report."""
+    from components.common.storage.store import Store
+    from pipelines.results import show
+    from pipelines.run import load_plan, opened_store
+
+    plan = load_plan(home(), run_id)
+    if plan is None and not store:
+        raise ConfigError(
+            f"run {run_id}",
+            expected=f"a run that was started here, in {home() / 'runs'}",
+            found="none",
+            hint="Go to the folder where it was started, or name the store with --store.",
+        )
+    with opened_store(store or (plan.store if plan else ""), home()) as (root, _):
+        show(Store(root), run_id, home() / "runs" / run_id, click.echo)
+
+
+@click.command("compile")
+@click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images; may be empty.")
+@click.option("--tag", default="dev", show_default=True, help="Tag of the images. It must change with the code.")
+@click.option("--output", default="training.yaml", show_default=True, type=click.Path(dir_okay=False), help="The file.")
+@_CONTROL
+def compile_command(registry: str, tag: str, output: str, control: bool) -> None:
+    """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes.
+
+    \b
+    Example:
+      untaint compile --registry ghcr.io/me --tag v1 --output training.yaml
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.training import compile_pipeline
+
+    if not output.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"--output {output}", expected="a name that ends in .yaml", found="another", hint="Rename the file."
+        )
+    compile_pipeline(output, registry, tag, control=control)
+    click.echo(f"wrote {output}")

@@ -1,0 +1,119 @@
+"""A run's parameters: defaults from the configs, what the user set, and the check of both before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from components.common.contracts.configs import (
+    ControlConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    IngestConfig,
+    SplitConfig,
+    UnlearnConfig,
+    WarmupConfig,
+    as_mapping,
+    from_mapping,
+)
+from components.common.contracts.errors import ConfigError
+
+__all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters"]
+
+CONFIGS: dict[str, type[Any]] = {
+    "ingest": IngestConfig,
+    "warmup": WarmupConfig,
+    "control": ControlConfig,
+    "split": SplitConfig,
+    "unlearn": UnlearnConfig,
+    "finetune": FinetuneConfig,
+    "evaluate": EvaluateConfig,
+}
+"""The task's name in the DAG to the config that its settings belong to."""
+
+# Settings that are pipeline parameters of their own: the component's own input would go before the dict's entry.
+_OWN_PARAMETER = {
+    "ingest": {name: name for name in ("dataset", "train_limit", "attack", "poison_rate", "target_label", "seed")},
+    "warmup": {"model": "model", "epochs": "warmup_epochs", "seed": "seed"},
+    "control": {"model": "model", "epochs": "control_epochs", "seed": "seed"},
+    "split": {"seed": "seed"},
+    "unlearn": {"seed": "seed"},
+    "finetune": {"epochs": "finetune_epochs", "seed": "seed"},
+    "evaluate": {},
+}
+
+
+def default_parameters() -> dict[str, Any]:
+    """The pipeline's parameters without ``store_root`` and ``run_id``, each with its config's default."""
+    ingest = as_mapping(IngestConfig())
+    parameters = {name: ingest[name] for name in _OWN_PARAMETER["ingest"]}
+    parameters |= {
+        "model": WarmupConfig().model,
+        "warmup_epochs": WarmupConfig().epochs,
+        "finetune_epochs": FinetuneConfig().epochs,
+        "control_epochs": WarmupConfig().epochs + FinetuneConfig().epochs,
+    }
+    return parameters | {f"{stage}_settings": {} for stage in CONFIGS}
+
+
+def apply_settings(parameters: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """Parameters with ``stage.key=value`` settings applied; values are YAML.
+
+    The undefended model trains for as long as warm-up and fine-tuning together, unless ``control.epochs`` says
+    otherwise.
+
+    Args:
+        parameters: As from ``default_parameters``.
+        settings: What the user wrote.
+
+    Raises:
+        ConfigError: Not of that form, or no such stage. Names and values are checked by ``check_parameters``.
+    """
+    import yaml
+
+    changed: dict[str, Any] = {
+        name: dict(value) if isinstance(value, Mapping) else value for name, value in parameters.items()
+    }
+    named: set[str] = set()
+    for text in settings:
+        address, equals, written = text.partition("=")
+        stage, dot, key = address.partition(".")
+        if not (equals and dot and key) or stage not in CONFIGS:
+            raise ConfigError(
+                f"setting '{text[:200]}'",
+                expected=f"stage.key=value with a stage of {', '.join(CONFIGS)}",
+                found="another form" if stage in CONFIGS else f"stage '{stage[:40]}'",
+                hint="Write it like warmup.batch_size=64.",
+            )
+        try:
+            value = yaml.safe_load(written)
+        except yaml.YAMLError as problem:
+            raise ConfigError(
+                f"setting '{text[:200]}'",
+                expected="a YAML value behind the equals sign",
+                found=type(problem).__name__,
+                hint="Put the value in quotes if it is text with special characters.",
+            ) from None
+        own = _OWN_PARAMETER[stage].get(key)
+        named.add(own or key)
+        if own is None:
+            changed[f"{stage}_settings"][key] = value
+        else:
+            changed[own] = value
+    epochs = [changed["warmup_epochs"], changed["finetune_epochs"]]
+    if named & {"warmup_epochs", "finetune_epochs"} and "control_epochs" not in named:
+        # What is no number at all is told by check_parameters.
+        if all(isinstance(count, int) for count in epochs):
+            changed["control_epochs"] = sum(epochs)
+    return changed
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Builds every stage's config, as the stages will, so that a wrong setting stops the run before it starts.
+
+    Raises:
+        ConfigError: An unknown setting, a value of another type or out of range.
+    """
+    for stage, config in CONFIGS.items():
+        own = {key: parameters[name] for key, name in _OWN_PARAMETER[stage].items()}
+        from_mapping(config, {**parameters[f"{stage}_settings"], **own})
