@@ -132,8 +132,8 @@ def list_command(kind: str) -> None:
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
     width = max(len(name) for name in registry)
     for name in registry:
-        summary = (registry[name].__doc__ or "").strip().partition("\n")[0]
-        click.echo(f"{name:<{width}}  {summary}".rstrip())
+        paragraph = " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split())
+        click.echo(f"{name:<{width}}  {paragraph.partition('. ')[0].rstrip('.')}".rstrip())
 
 
 @cli.group("store")

@@ -40,7 +40,7 @@ def build(image: str) -> Any:
         report: dsl.Output[dsl.HTML],
         manifest_uri: dsl.OutputPath(str),
         manifest_sha256: dsl.OutputPath(str),
-    ) -> Any:
+    ) -> dsl.ContainerSpec:
         """Measures ACC and ASR on the holdout and the split against the truth, and writes the report.
 
         Args:

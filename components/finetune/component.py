@@ -31,7 +31,7 @@ def build(image: str) -> Any:
         metrics: dsl.Output[dsl.Metrics],
         manifest_uri: dsl.OutputPath(str),
         manifest_sha256: dsl.OutputPath(str),
-    ) -> Any:
+    ) -> dsl.ContainerSpec:
         """Trains the clean model: labels of trusted samples, images of all.
 
         Args:

@@ -42,7 +42,7 @@ def build(image: str) -> Any:
         manifest_sha256: dsl.OutputPath(str),
         truth_uri: dsl.OutputPath(str),
         truth_sha256: dsl.OutputPath(str),
-    ) -> Any:
+    ) -> dsl.ContainerSpec:
         """Reads a dataset, builds the sample index and injects an attack if asked.
 
         Args:

@@ -30,7 +30,7 @@ def build(image: str) -> Any:
         metrics: dsl.Output[dsl.Metrics],
         manifest_uri: dsl.OutputPath(str),
         manifest_sha256: dsl.OutputPath(str),
-    ) -> Any:
+    ) -> dsl.ContainerSpec:
         """Scores every training sample by several signals and proposes which look poisoned.
 
         Args:

@@ -32,7 +32,7 @@ def build(image: str) -> Any:
         metrics: dsl.Output[dsl.Metrics],
         manifest_uri: dsl.OutputPath(str),
         manifest_sha256: dsl.OutputPath(str),
-    ) -> Any:
+    ) -> dsl.ContainerSpec:
         """Probes the proposals by forgetting them, refines the split by what moved, and removes the backdoor.
 
         Args:

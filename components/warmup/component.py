@@ -31,7 +31,7 @@ def build(image: str) -> Any:
         metrics: dsl.Output[dsl.Metrics],
         manifest_uri: dsl.OutputPath(str),
         manifest_sha256: dsl.OutputPath(str),
-    ) -> Any:
+    ) -> dsl.ContainerSpec:
         """Trains on everything for a few epochs and records how each sample is learned.
 
         In role ``control`` it trains the undefended model instead.

@@ -1,7 +1,5 @@
 """KFP's local runner and its executor, which is no public interface, do with a stage what this project builds on."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time
@@ -16,7 +14,7 @@ from components.container import STATUS_FILE, stage_container
 from pipelines.progress import Progress, shown
 from pipelines.run import _exit_code, _stage_environment
 
-STAGE = '''
+STAGE = """
 import sys
 from typing import Any, NamedTuple
 from kfp import dsl
@@ -41,7 +39,7 @@ def run(number: int, settings: dict[str, Any], lineage: dsl.Output[dsl.Dataset],
             stage="tiny", run_id="r", key="k", config={}, parents={}, code_version="c", objects={},
             metrics={"acc": 0.5}))
     return deliver(work, lineage, metrics)
-'''
+"""
 
 
 class Ran(NamedTuple):

@@ -1,7 +1,5 @@
 """What reaches whom in the compiled DAG. The checkers are tried on pipelines that are wired wrongly, too."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

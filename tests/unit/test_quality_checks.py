@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from quality_samples import ROWS, SPECS, SPLIT, columns_of, planted, table_of
+from tests.unit.quality_samples import ROWS, SPECS, SPLIT, columns_of, planted, table_of
 
 from components.common.contracts.errors import ContractError
 from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, TRACES, Column, TableSpec

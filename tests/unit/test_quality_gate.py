@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from quality_samples import ROWS, SPLIT, planted, table_of
+from tests.unit.quality_samples import ROWS, SPLIT, planted, table_of
 
 from components.common.contracts.errors import ContractError, ResourceError
 from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, TRACES

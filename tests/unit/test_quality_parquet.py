@@ -9,7 +9,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from quality_samples import SPECS, SPLIT, columns_of, planted, table_of
+from tests.unit.quality_samples import SPECS, SPLIT, columns_of, planted, table_of
 
 from components.common.contracts.errors import ContractError
 from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, TableSpec

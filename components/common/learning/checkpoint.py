@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 from typing import Any
 
 import torch
@@ -36,8 +37,11 @@ def from_bytes(data: bytes, *, subject: str, device: torch.device | None = None)
         ContractError: The bytes are no such checkpoint, or hold anything but tensors and plain values.
     """
     try:
-        state = torch.load(io.BytesIO(data), map_location=device or "cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as problem:
+        with warnings.catch_warnings():
+            # torch only warns of pickles that it would never have written itself; here they are refused.
+            warnings.simplefilter("error")
+            state = torch.load(io.BytesIO(data), map_location=device or "cpu", weights_only=True)
+    except (UserWarning, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as problem:
         raise ContractError(
             subject,
             expected="a checkpoint of tensors and plain values",

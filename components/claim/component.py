@@ -1,0 +1,89 @@
+"""The claim step as a KFP container component: image, inputs, outputs."""
+
+from typing import Any, NamedTuple
+
+from kfp import dsl
+
+from components.common.contracts.configs import ClaimConfig, from_mapping
+from components.container import Published, deliver, stage_container
+
+__all__ = ["build", "run"]
+
+
+class ClaimOutputs(NamedTuple):
+    """The step's manifest, whether there is something to train, and what."""
+
+    manifest_uri: str
+    manifest_sha256: str
+    outcome: str
+    dataset: str
+
+
+def build(image: str) -> Any:
+    """The component with its image.
+
+    Args:
+        image: Full image reference of this step.
+    """
+
+    def claim(
+        store_root: str,
+        run_id: str,
+        name: str,
+        drops: str,
+        since: str,
+        until: str,
+        settings: dict[str, Any],
+        lineage: dsl.Output[dsl.Dataset],
+        metrics: dsl.Output[dsl.Metrics],
+        manifest_uri: dsl.OutputPath(str),
+        manifest_sha256: dsl.OutputPath(str),
+        outcome: dsl.OutputPath(str),
+        dataset: dsl.OutputPath(str),
+    ) -> dsl.ContainerSpec:
+        """Claims one drop that nobody has trained or is training, or says that there is nothing new.
+
+        Args:
+            store_root: ``s3://bucket/prefix`` of the run data.
+            run_id: Identifier of the run, which holds the claim.
+            name: Name of the model that is trained on the drops.
+            drops: ``s3://bucket/prefix`` with one folder per drop.
+            since: First date of the drops to take, YYYY-MM-DD; empty for no bound.
+            until: Last date of the drops to take, inclusive; empty for no bound.
+            settings: Further settings of the step by name; what is left out has its default.
+            lineage: The step's result in the run graph.
+            metrics: Whether a drop was claimed, and how many were refused and passed over.
+            manifest_uri: Where the claim's manifest lies; empty when there is nothing new.
+            manifest_sha256: Hex sha256 of that manifest.
+            outcome: ``claimed`` or ``nothing new``.
+            dataset: The claimed drop as ingest's dataset; empty when there is nothing new.
+        """
+        return stage_container("claim", image)
+
+    return dsl.container_component(claim)
+
+
+def run(
+    store_root: str,
+    run_id: str,
+    name: str,
+    drops: str,
+    since: str,
+    until: str,
+    settings: dict[str, Any],
+    lineage: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+) -> ClaimOutputs:
+    """Runs the step; KFP's executor calls it in the container."""
+    from components.claim.stage import run_stage
+
+    facts: dict[str, Any] = {}
+
+    def work() -> Published:
+        own = {"name": name, "drops": drops, "since": since, "until": until}
+        published = run_stage(from_mapping(ClaimConfig, {**settings, **own}), store_root, run_id)
+        facts.update(published.manifest.facts)
+        return published
+
+    outputs = deliver(work, lineage, metrics)
+    return ClaimOutputs(*outputs, outcome=facts["outcome"], dataset=facts["dataset"])
