@@ -8,6 +8,8 @@ ARGS ?=
 TORCH_INDEX_URL ?=
 REGISTRY ?= untaint
 TAG ?= dev
+# What a cluster grants each stage: cpu, gpu, eks-irsa, or a YAML file like those in k8s/profiles.
+PROFILE ?= cpu
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
@@ -54,11 +56,11 @@ docs: $(STAMP) ## Write components/*/README.md from the components' signatures
 	$(BIN)/python -m pipelines.docs
 
 golden: $(STAMP) ## Write the expected compiled pipelines anew; look at the diff before committing
-	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/pipeline/test_pipeline_golden.py
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/pipeline/test_pipeline_golden.py tests/unit/test_profiles.py
 
-compile: $(STAMP) ## Compile the pipeline for a cluster to build/training.yaml (REGISTRY=, TAG=)
+compile: $(STAMP) ## Compile the pipeline for a cluster to build/training.yaml (REGISTRY=, TAG=, PROFILE=)
 	@mkdir -p build
-	@$(BIN)/untaint compile --registry "$(REGISTRY)" --tag "$(TAG)" --output build/training.yaml $(ARGS)
+	@$(BIN)/untaint compile --registry "$(REGISTRY)" --tag "$(TAG)" --profile "$(PROFILE)" --output build/training.yaml $(ARGS)
 
 bench-train: $(STAMP) ## Measure the speed of training
 	$(BIN)/python -m tests.benchmarks.train_speed $(ARGS)

@@ -24,6 +24,12 @@ _PIPELINE_COMMANDS = {
     "run": "pipelines.commands:run_command",
     "compile": "pipelines.commands:compile_command",
     "report": "pipelines.commands:report_command",
+    "submit": "pipelines.commands_submit:submit_command",
+    "runs": "pipelines.commands_submit:runs_group",
+    "schedule": "pipelines.commands_schedule:schedule_group",
+    "backfill": "pipelines.commands_schedule:backfill_command",
+    "deliver": "pipelines.commands_schedule:deliver_command",
+    "models": "pipelines.commands_models:models_group",
 }
 
 

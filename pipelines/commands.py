@@ -109,19 +109,21 @@ def report_command(run_id: str, store: str) -> None:
 @click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images; may be empty.")
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images. It must change with the code.")
 @click.option("--output", default="training.yaml", show_default=True, type=click.Path(dir_okay=False), help="The file.")
+@click.option("--profile", default="", help="What a cluster grants each stage: cpu, gpu, eks-irsa or a YAML file.")
 @_CONTROL
-def compile_command(registry: str, tag: str, output: str, control: bool) -> None:
+def compile_command(registry: str, tag: str, output: str, profile: str, control: bool) -> None:
     """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes.
 
     \b
     Example:
-      untaint compile --registry ghcr.io/me --tag v1 --output training.yaml
+      untaint compile --registry ghcr.io/me --tag v1 --profile gpu --output training.yaml
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.profiles import load_profile
     from pipelines.training import compile_pipeline
 
     if not output.endswith((".yaml", ".yml")):
         raise ConfigError(
             f"--output {output}", expected="a name that ends in .yaml", found="another", hint="Rename the file."
         )
-    compile_pipeline(output, registry, tag, control=control)
+    compile_pipeline(output, registry, tag, load_profile(profile) if profile else None, control=control)
     click.echo(f"wrote {output}")

@@ -13,6 +13,8 @@ from components.ingest.component import build as ingest_component
 from components.split.component import build as split_component
 from components.unlearn.component import build as unlearn_component
 from components.warmup.component import build as warmup_component
+from pipelines.placement import pipeline_config, place
+from pipelines.profiles import Profile
 
 __all__ = ["PIPELINE_NAME", "STAGES", "build", "compile_pipeline", "component_of", "image_of"]
 
@@ -56,12 +58,13 @@ def component_of(stage: str, image: str) -> Any:
     return _BUILDERS[stage](image)
 
 
-def build(registry: str = "untaint", tag: str = "dev", *, control: bool = True) -> Any:
+def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None = None, *, control: bool = True) -> Any:
     """The training pipeline for one set of images.
 
     Args:
         registry: Registry and path of the images, without a slash at its end; may be empty.
         tag: Tag of the images. KFP's cache does not see the code, so the tag must change with it.
+        profile: What a cluster grants each stage; None for a plain pipeline, as local runs take it.
         control: Whether the undefended model is trained for comparison. Decided here and not by a condition in the
             DAG: a DAG without conditions stops at the first stage that does, locally too.
 
@@ -69,6 +72,11 @@ def build(registry: str = "untaint", tag: str = "dev", *, control: bool = True) 
         The pipeline; ``compile_pipeline`` writes it to a file, and calling it under ``kfp.local`` runs it.
     """
     component = {stage: make(image_of(stage, registry, tag)) for stage, make in _BUILDERS.items()}
+
+    def settle(task: Any, name: str) -> None:
+        task.set_display_name(name)
+        if profile is not None:
+            place(task, name, profile, tag)
 
     # The defaults below are KFP's interface; their values come from the configs, where alone a default stands.
     # KFP reads annotations at run time, and a dict default is only written into the YAML, never shared.
@@ -127,26 +135,26 @@ def build(registry: str = "untaint", tag: str = "dev", *, control: bool = True) 
             seed=seed,
             settings=ingest_settings,
         )
-        ingest.set_display_name("ingest")
+        settle(ingest, "ingest")
         base = {**run, "seed": seed, **_handed_on("ingest", ingest)}
         warmup = component["warmup"](**base, role="warmup", model=model, epochs=warmup_epochs, settings=warmup_settings)
-        warmup.set_display_name("warmup")
+        settle(warmup, "warmup")
         undefended = {"control_uri": "", "control_sha256": ""}
         if control:
             rival = component["warmup"](
                 **base, role="control", model=model, epochs=control_epochs, settings=control_settings
             )
-            rival.set_display_name("control")
+            settle(rival, "control")
             undefended = _handed_on("control", rival)
         warmed = {**base, **_handed_on("warmup", warmup)}
         split = component["split"](**warmed, settings=split_settings)
-        split.set_display_name("split")
+        settle(split, "split")
         unlearn = component["unlearn"](**warmed, **_handed_on("split", split), settings=unlearn_settings)
-        unlearn.set_display_name("unlearn")
+        settle(unlearn, "unlearn")
         finetune = component["finetune"](
             **base, **_handed_on("unlearn", unlearn), epochs=finetune_epochs, settings=finetune_settings
         )
-        finetune.set_display_name("finetune")
+        settle(finetune, "finetune")
         evaluate = component["evaluate"](
             **run,
             **_handed_on("ingest", ingest),
@@ -159,21 +167,30 @@ def build(registry: str = "untaint", tag: str = "dev", *, control: bool = True) 
             **undefended,
             settings=evaluate_settings,
         )
-        evaluate.set_display_name("evaluate")
+        settle(evaluate, "evaluate")
 
-    return dsl.pipeline(name=PIPELINE_NAME)(untaint_training)
+    config = pipeline_config(profile) if profile is not None else None
+    return dsl.pipeline(name=PIPELINE_NAME, pipeline_config=config)(untaint_training)
 
 
-def compile_pipeline(path: Path | str, registry: str = "untaint", tag: str = "dev", *, control: bool = True) -> None:
+def compile_pipeline(
+    path: Path | str,
+    registry: str = "untaint",
+    tag: str = "dev",
+    profile: Profile | None = None,
+    *,
+    control: bool = True,
+) -> None:
     """Writes the pipeline as the YAML that a Kubeflow Pipelines server takes.
 
     Args:
         path: The file to write; its name ends in ``.yaml``.
         registry: Registry and path of the images.
         tag: Tag of the images.
+        profile: What a cluster grants each stage; with one, the file has a second document for Kubernetes.
         control: Whether the undefended model is trained for comparison.
     """
-    compiler.Compiler().compile(build(registry, tag, control=control), str(path))
+    compiler.Compiler().compile(build(registry, tag, profile, control=control), str(path))
 
 
 def _handed_on(stage: str, task: Any) -> dict[str, Any]:
