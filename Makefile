@@ -17,10 +17,10 @@ PIP_EXTRA := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-slow check format docs golden compile bench-train store lock clean
+.PHONY: help setup run test test-slow check format docs golden compile check-k8s submit run-local run-local-down bench-train store lock clean
 
 help: ## Show these targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make the virtual environment from requirements.lock (PYTHON=, VENV=, TORCH_INDEX_URL=)
 
@@ -78,6 +78,25 @@ lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml (ARGS=--upg
 	  grep -E '^[a-zA-Z0-9]' $(VENV)/lock.draft | grep -vE '^(nvidia-|cuda-|triton==|pip==)'; } > $(VENV)/lock.new
 	mv $(VENV)/lock.new requirements.lock
 	rm $(VENV)/lock.draft
+
+CHECKS ?= .venv-checks
+
+check-k8s: $(STAMP) $(CHECKS)/.set-up ## Check the manifests and the Dockerfile without a cluster (needs kubectl or kustomize)
+	$(BIN)/python -m k8s.checks --tools $(CHECKS)/bin
+
+$(CHECKS)/.set-up: k8s/checks/requirements.lock
+	test -x $(CHECKS)/bin/python || $(PYTHON) -m venv $(CHECKS)
+	$(CHECKS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+submit: $(STAMP) ## Run the pipeline on a Kubeflow Pipelines server (REGISTRY=, TAG=, PROFILE=, ARGS="--store s3://…")
+	@$(BIN)/untaint submit --registry "$(REGISTRY)" --tag "$(TAG)" --profile "$(PROFILE)" $(ARGS)
+
+run-local: $(STAMP) ## Run the pipeline on Kubernetes on this machine: kind, Kubeflow Pipelines, the six images
+	@$(BIN)/untaint run-local $(ARGS)
+
+run-local-down: $(STAMP) ## Delete the cluster of run-local
+	@$(BIN)/untaint run-local-down $(ARGS)
 
 clean: ## Delete caches and build results; neither .venv nor .untaint
 	rm -rf build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
