@@ -1,0 +1,87 @@
+"""The whole pipeline as a user runs it: the real command, real stages in processes of their own, a real store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.common.storage.embedded import EmbeddedStore
+from components.common.storage.publish import find_manifest
+from components.common.storage.store import Store
+
+OPTIONS = ["--train-limit", "300", "--set", "warmup.epochs=1", "--set", "finetune.epochs=1"]
+SMALL = ["--set", "ingest.holdout_limit=100", "--set", "unlearn.steps=2", "--set", "warmup.mixing_rounds=1"]
+STAGES = ("ingest", "warmup", "control", "split", "unlearn", "finetune", "evaluate")
+
+
+def untaint(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "components.cli", *arguments],
+        env={**os.environ, "UNTAINT_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(s3_server: EmbeddedStore, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    home = tmp_path_factory.mktemp("home")
+    result = untaint(home, "run", "--run-id", "e2e", "--store", f"{s3_server.root}/e2e", *OPTIONS, *SMALL)
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    return home, result.stdout
+
+
+def manifests(s3_server: EmbeddedStore) -> dict:
+    store = Store(f"{s3_server.root}/e2e")
+    return {stage: find_manifest(store, f"{store.root}/runs/e2e/{stage}") for stage in (*STAGES, "truth")}
+
+
+def test_every_stage_published_and_the_result_is_printed(ran: tuple[Path, str], s3_server: EmbeddedStore) -> None:
+    home, output = ran
+    assert all(manifests(s3_server).values())
+    for word in ("defended", "undefended", "ACC", "ASR", *STAGES):
+        assert word in output
+    assert (home / "runs" / "e2e" / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_good_run_prints_no_word_that_kubeflow_paints_red(ran: tuple[Path, str]) -> None:
+    lines = [line for line in ran[1].splitlines() if any(w in line.lower() for w in ("error", "fail", "warn"))]
+    assert lines == []
+    assert "\x1b" not in ran[1]
+    assert "\r" not in ran[1]
+
+
+def test_no_stage_but_evaluate_reads_the_truth_or_learns_of_the_attack(
+    ran: tuple[Path, str], s3_server: EmbeddedStore
+) -> None:
+    for stage, (uri, _, manifest) in manifests(s3_server).items():
+        if stage == "truth":
+            continue
+        text = json.dumps([manifest.config, manifest.facts, list(manifest.objects)])
+        assert ("truth" in manifest.parents) == (stage == "evaluate"), uri
+        assert ("badnets" in text) is False, f"{stage} shows the attack"
+        assert "target_label" not in text
+
+
+def test_the_same_run_again_does_nothing_and_shows_the_same_result(
+    ran: tuple[Path, str], s3_server: EmbeddedStore
+) -> None:
+    before = {stage: found[1] for stage, found in manifests(s3_server).items()}
+    again = untaint(ran[0], "run", "--run-id", "e2e")
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-2000:]
+    assert again.stdout.count("nothing to do") == len(STAGES)
+    assert {stage: found[1] for stage, found in manifests(s3_server).items()} == before
+
+
+def test_a_stage_that_cannot_go_on_says_why_and_keeps_its_exit_code(s3_server: EmbeddedStore, tmp_path: Path) -> None:
+    result = untaint(tmp_path, "run", "--store", f"{s3_server.root}/bad", "--dataset", f"parquet:{tmp_path}/nowhere")
+    assert result.returncode == 3, result.stdout[-2000:] + result.stderr[-1000:]
+    assert "nowhere" in result.stdout
+    assert "ingest" in result.stdout
+    assert "untaint run --run-id" in result.stdout
