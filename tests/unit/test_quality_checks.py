@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.unit.quality_samples import ROWS, SPECS, SPLIT, columns_of, planted, table_of
 
 from components.common.contracts.errors import ContractError
 from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, TRACES, Column, TableSpec
 from components.common.quality.checks import check_table, judge
 from components.common.quality.gate import QualityGate
 from components.common.quality.suites import Outcome, rules_of, run_rules, validated_columns
+from tests.unit.quality_samples import ROWS, SPECS, SPLIT, columns_of, planted, table_of
 
 NULL, BETWEEN = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeBetween"
 IN_SET, REGEX = "ExpectColumnValuesToBeInSet", "ExpectColumnValuesToMatchRegex"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from tests.unit.quality_samples import ROWS, SPLIT, planted, table_of
 
 from components.common.contracts.errors import ContractError, ResourceError
 from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, TRACES
 from components.common.quality.gate import QualityGate
+from tests.unit.quality_samples import ROWS, SPLIT, planted, table_of
 
 GOOD = table_of(SAMPLE_INDEX)
 BAD = planted(SAMPLE_INDEX, "given_label", 3, -1)

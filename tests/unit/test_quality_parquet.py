@@ -9,12 +9,12 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.quality_samples import SPECS, SPLIT, columns_of, planted, table_of
 
 from components.common.contracts.errors import ContractError
 from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, TableSpec
 from components.common.quality.content import content_digest
 from components.common.quality.parquet import decode_table, encode_table
+from tests.unit.quality_samples import SPECS, SPLIT, columns_of, planted, table_of
 
 DIGEST = "0" * 64
 GOOD = table_of(SAMPLE_INDEX)
