@@ -9,10 +9,12 @@ from typing import Any, TypeVar, get_type_hints
 from components.common.contracts.errors import ConfigError
 
 __all__ = [
+    "ClaimConfig",
     "ControlConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "IngestConfig",
+    "PromoteConfig",
     "SplitConfig",
     "TrainRecipe",
     "UnlearnConfig",
@@ -229,6 +231,58 @@ class EvaluateConfig:
         """Checks ranges."""
         _check_range(self, "batch_size", 1, 65_536)
         _check_range(self, "shown_suspects", 0, 200)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClaimConfig:
+    """Which drop of a producer's is trained next."""
+
+    name: str = "model"
+    """Name of the model that is trained on the drops; a drop is trained once per name."""
+    drops: str = ""
+    """``s3://bucket/prefix`` with one folder per drop, or a drop itself."""
+    since: str = ""
+    """First date of the drops to take, YYYY-MM-DD, by the date in their name; empty for no bound."""
+    until: str = ""
+    """Last date of the drops to take, YYYY-MM-DD, inclusive; empty for no bound."""
+    lease_seconds: float = 3600.0
+    """Seconds without a sign of life of a training after which its drop may be claimed by another run."""
+    attempts: int = 3
+    """Trainings of one drop that may die before it is left alone."""
+    reader: str = "drop"
+    """How the drop's files are read: the dataset's name becomes ``<reader>:<uri>``."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        plain = 0 < len(self.name) <= 63 and all(c.isalnum() or c in "-_." for c in self.name) and self.name[0] != "."
+        _check(
+            "ClaimConfig.name", plain, "1 to 63 letters, digits, '-', '_' and '.', not starting with a dot", self.name
+        )
+        _check_range(self, "lease_seconds", 1.0, 30 * 86_400.0)
+        _check_range(self, "attempts", 1, 1_000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromoteConfig:
+    """What a model must show before it becomes the champion."""
+
+    max_acc_loss: float = 0.005
+    """Accuracy that may be lost against the champion, as a fraction: half a percentage point."""
+    min_acc: float = 0.0
+    """Accuracy that is asked of every champion, in [0, 1]; the first one has no other to beat."""
+    max_suspect_share: float = 0.3
+    """Largest share of the training set that may be suspect: above it the split is not to be believed."""
+    require_canary: bool = True
+    """Whether a result of the planted trigger must be there."""
+    min_canary_caught: float = 0.8
+    """Share of the planted samples that the split must have caught, in [0, 1]."""
+    max_canary_fired: float = 0.1
+    """Largest share of triggered holdout images that the model may take for the planted label, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Checks ranges."""
+        for name in ("max_acc_loss", "min_acc", "max_suspect_share", "min_canary_caught", "max_canary_fired"):
+            _check_range(self, name, 0.0, 1.0)
 
 
 def as_mapping(config: Any) -> dict[str, Any]:

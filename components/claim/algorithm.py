@@ -1,0 +1,57 @@
+"""From a claim's settings to its terms, and from a search to what the run graph shows."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from components.common.contracts.configs import ClaimConfig
+from components.common.contracts.errors import ConfigError
+from components.common.contracts.retraining import Search, Terms
+
+__all__ = ["described", "terms_of"]
+
+
+def terms_of(config: ClaimConfig, run_id: str) -> Terms:
+    """The terms on which a run claims.
+
+    Raises:
+        ConfigError: A date is none, or the first lies behind the last.
+    """
+    since, until = _day("since", config.since), _day("until", config.until)
+    if since and until and since > until:
+        raise ConfigError(
+            "the dates of the drops",
+            expected="a first date that is not after the last",
+            found=f"{since} to {until}",
+            hint="Exchange them.",
+        )
+    return Terms(
+        name=config.name,
+        holder=run_id,
+        lease_seconds=config.lease_seconds,
+        attempts=config.attempts,
+        since=since,
+        until=until,
+    )
+
+
+def described(search: Search) -> str:
+    """What a search came to, as one line."""
+    counts = [f"{count} {reason}" for reason, count in sorted(search.passed.items())]
+    if search.refused:
+        counts.append(f"{len(search.refused)} refused")
+    beside = f" (passed over: {', '.join(counts)})" if counts else ""
+    if search.claim is None:
+        return f"nothing new{beside}"
+    return f"claimed {search.claim.drop_uri}, epoch {search.claim.epoch}{beside}"
+
+
+def _day(name: str, text: str) -> date | None:
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(
+            f"ClaimConfig.{name}", expected="a date as YYYY-MM-DD", found=repr(text[:40]), hint="Write 2026-11-20."
+        ) from None

@@ -1,0 +1,91 @@
+"""The claim step: find a drop that nobody has trained or is training, and take it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from components.claim.algorithm import described, terms_of
+from components.common.contracts.artifacts import StageManifest, stage_key
+from components.common.contracts.configs import ClaimConfig, as_mapping
+from components.common.contracts.errors import ContractError, DataError
+from components.common.contracts.retraining import CLAIMED, NOTHING_NEW, Claim, Search
+from components.common.lifecycle import Published, code_version
+from components.common.storage.addresses import join
+from components.common.storage.claims import checked_run_id, claim_next, require_held
+from components.common.storage.publish import find_manifest, publish
+from components.common.storage.store import Store
+
+__all__ = ["run_stage"]
+
+logger = logging.getLogger(__name__)
+
+
+def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
+    """Runs the step.
+
+    Returns:
+        The published claim. With nothing to train, a manifest that says so and is not kept in the store, with an empty
+        address: a schedule that looks every few minutes shall not fill the store.
+
+    Raises:
+        DataError: There is nothing to train but a drop that is not what its ``_READY.json`` says.
+        UntaintError: The settings or the store are not usable.
+    """
+    checked_run_id(run_id)
+    store = Store(store_root)
+    uri = join(store_root, "runs", run_id, "claim")
+    terms = terms_of(config, run_id)
+    key = stage_key("claim", as_mapping(config), {}, "")
+    found = find_manifest(store, uri)
+    if found is not None:
+        if found[2].key != key:
+            raise ContractError(
+                found[0],
+                expected="a claim of the same settings",
+                found="one of others",
+                hint="Start a new run id; a run keeps its claim.",
+            )
+        require_held(store, config.name, Claim(**found[2].facts["claim"]))
+        logger.info("this run has %s already", found[2].facts["drop_uri"])
+        return Published(*found)
+    search = claim_next(store, config.drops, terms)
+    logger.info("%s", described(search))
+    if search.claim is None and search.refused:
+        raise DataError(
+            f"{len(search.refused)} drops below {config.drops}",
+            expected="a drop that is whole",
+            found=search.refused[0],
+            hint="They are looked at again next time.",
+        )
+    manifest = StageManifest(
+        stage="claim",
+        run_id=run_id,
+        key=key,
+        config=as_mapping(config),
+        parents={},
+        code_version=code_version(),
+        objects={},
+        facts=_facts(config, search),
+        metrics={
+            "claimed": float(search.claim is not None),
+            "drops_refused": float(len(search.refused)),
+            "drops_passed_over": float(sum(search.passed.values())),
+        },
+    )
+    if search.claim is None:
+        return Published("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
+    return Published(*publish(store, uri, manifest, {}))
+
+
+def _facts(config: ClaimConfig, search: Search) -> dict[str, Any]:
+    claim = search.claim
+    return {
+        "outcome": CLAIMED if claim else NOTHING_NEW,
+        "dataset": f"{config.reader}:{claim.drop_uri}/" if claim else "",
+        "drop_uri": claim.drop_uri if claim else "",
+        "claim": asdict(claim) if claim else {},
+        "refused": search.refused[:20],
+    }
