@@ -8,7 +8,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,7 @@ from components.common.contracts.errors import ConfigError, ContractError
 from components.common.contracts.tables import TableSpec
 from components.common.quality.gate import QualityGate
 from components.common.quality.parquet import decode_table, encode_table
+from components.common.quality.streaming import write_parts
 from components.common.storage.addresses import join
 from components.common.storage.publish import (
     LocalObject,
@@ -229,6 +230,27 @@ class StageRun:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         self._files[name] = LocalObject(suffix=".npy", kind="array", data=buffer.getvalue(), rows=len(array))
+
+    def add_file(self, name: str, path: Path, *, suffix: str, kind: str, rows: int | None = None) -> None:
+        """Keeps a file for publishing, where it lies; it must stay until then. ``kind`` as in ``ObjectRef``."""
+        self._files[name] = LocalObject(suffix=suffix, kind=kind, path=path, rows=rows)
+
+    def add_table_parts(self, name: str, parts: Iterable[pa.Table], spec: TableSpec, scratch: Path) -> None:
+        """Checks a table of this stage's own part by part and keeps it, as a file below ``scratch``, for publishing.
+
+        Raises:
+            ContractError: The stage made a table that breaks its contract.
+        """
+        path = scratch / f"{name}.parquet"
+        rows = write_parts(
+            path,
+            parts,
+            spec,
+            config_digest=digest_of(self._config),
+            parents={n: p.sha256 for n, p in self.parents.items()},
+            check=lambda part: self.gate.check_async(part, spec, subject=join(self.uri, name)),
+        )
+        self.add_file(name, path, suffix=".parquet", kind="table", rows=rows)
 
     def address_of(self, name: str, data: bytes, suffix: str) -> str:
         """Where an object of that content will lie once it is published."""

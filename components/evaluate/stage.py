@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from components.common.contracts.configs import EvaluateConfig
-from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX, split_spec
+from components.common.contracts.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
 from components.common.lifecycle import Published, StageRun
+from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +54,7 @@ def run_stage(
         facts = _facts(run)
         from components.evaluate.report import render
 
-        page = render(_report(run, config, split, metrics, facts))
+        page = render(_report(run, config, split, metrics, facts, _suspects(run, config, split)))
         run.add_bytes("report", page, suffix=".html", kind="document")
         return run.publish(facts, metrics), page
 
@@ -130,7 +131,12 @@ def _facts(run: StageRun) -> dict[str, Any]:
 
 
 def _report(
-    run: StageRun, config: EvaluateConfig, split: pa.Table, metrics: Mapping[str, float], facts: Mapping[str, Any]
+    run: StageRun,
+    config: EvaluateConfig,
+    split: pa.Table,
+    metrics: Mapping[str, float],
+    facts: Mapping[str, Any],
+    suspects: list[Any],
 ) -> Any:
     from components.evaluate.report import Report
 
@@ -148,37 +154,45 @@ def _report(
         attack=truth.manifest.facts["attack"] if truth is not None else {},
         probes=facts["probes"],
         stages=facts["stages"],
-        suspects=_suspects(run, config, split),
+        suspects=suspects,
         counts={name: assignments.count(name) for name in ("clean", "suspect", "poisoned")},
         settings={name: parent.manifest.config for name, parent in run.parents.items() if name != "truth"},
     )
 
 
 def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table) -> list[Any]:
+    """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
     from components.common.inputs import read_model, read_rows
     from components.common.learning.scoring import predict
     from components.evaluate.report import SuspectRow, picture
 
-    suspicion = split["suspicion"].to_numpy()
-    flagged = np.flatnonzero([assignment != "clean" for assignment in split["assignment"].to_pylist()])
-    top = flagged[np.argsort(-suspicion[flagged], kind="stable")][: config.shown_suspects]
-    if len(top) == 0:
+    index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
+    ingest = run.parents["ingest"].manifest.facts
+    names, location = list(ingest["class_names"]), str(ingest.get("location", ""))
+    rows = by_suspicion(split)
+    predicted = np.zeros(0, dtype=np.int64)
+    images: Tensor | None = None
+    if len(rows):
+        images = read_rows(run, "train").images[rows.tolist()]
+        model, _ = read_model(run, "finetune", "model")
+        predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
+    suspects = suspects_table(split, index, rows, predicted, names, location)
+    cleaned = cleaned_table(index, rows, names, location)
+    for name, table, spec in (("suspects", suspects, SUSPECTS), ("cleaned_index", cleaned, CLEANED_INDEX)):
+        run.add_table(name, table, spec)
+        run.add_bytes(f"{name}_csv", to_csv(table), suffix=".csv", kind="document", rows=table.num_rows)
+    if images is None:
         return []
-    train = read_rows(run, "train")
-    model, _ = read_model(run, "finetune", "model")
-    images: Tensor = train.images[top.tolist()]
-    predicted = predict(model, images, config.batch_size).argmax(dim=1).tolist()
-    uris = run.read_table("ingest", "sample_index", SAMPLE_INDEX)["uri"]
-    names, reasons = train.class_names, split["reasons"]
+    shown = suspects.slice(0, config.shown_suspects).to_pylist()
     return [
         SuspectRow(
-            sample_id=int(split["sample_id"][int(row)].as_py()),
-            label=names[int(train.labels[row])],
-            predicted=names[guess],
-            suspicion=float(suspicion[row]),
-            reasons=reasons[int(row)].as_py(),
+            sample_id=row["sample_id"],
+            label=row["label"],
+            predicted=row["predicted_label"],
+            suspicion=row["suspicion"],
+            reasons=row["reasons"],
             picture=picture(image.numpy()),
-            uri=uris[int(row)].as_py(),
+            uri=row["key"],
         )
-        for row, guess, image in zip(top, predicted, images, strict=True)
+        for row, image in zip(shown, images, strict=False)
     ]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
 from components.common.contracts.configs import IngestConfig
+from components.common.contracts.tables import REJECTED
 from components.common.datasets.base import LoadedDataset
 
-__all__ = ["Injected", "encode_png", "inject", "pixel_statistics"]
+__all__ = ["Injected", "encode_png", "inject", "pixel_statistics", "rejected_table", "statistics_of"]
 
 _MIN_STD = 1e-3
 
@@ -88,19 +91,33 @@ def inject(dataset: LoadedDataset, config: IngestConfig) -> Injected:
 
 
 def pixel_statistics(images: npt.NDArray[np.uint8]) -> tuple[list[float], list[float]]:
-    """Per-channel mean and standard deviation of images [n, c, h, w], scaled to [0, 1].
+    """Per-channel mean and standard deviation of images [n, c, h, w], scaled to [0, 1]; see ``statistics_of``."""
+    counts = [np.bincount(images[:, channel].reshape(-1), minlength=256) for channel in range(images.shape[1])]
+    return statistics_of(np.array(counts))
+
+
+def statistics_of(counts: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
+    """Per-channel mean and standard deviation of pixels, scaled to [0, 1].
 
     The deviation is at least 0.001, so that a constant channel can be divided by it.
+
+    Args:
+        counts: [c, 256], how often each value occurs in each channel.
     """
+    values = np.arange(256) / 255.0
     means, deviations = [], []
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].reshape(-1), minlength=256)
-        values = np.arange(256) / 255.0
-        mean = float((counts * values).sum() / counts.sum())
-        variance = float((counts * (values - mean) ** 2).sum() / counts.sum())
+    for channel in counts:
+        mean = float((channel * values).sum() / channel.sum())
+        variance = float((channel * (values - mean) ** 2).sum() / channel.sum())
         means.append(round(mean, 6))
         deviations.append(round(max(variance**0.5, _MIN_STD), 6))
     return means, deviations
+
+
+def rejected_table(rejected: Sequence[tuple[str, str, str]]) -> pa.Table:
+    """The table of what a drop was left out of, from keys, reasons and details."""
+    columns = list(zip(*rejected, strict=True)) or [(), (), ()]
+    return pa.table([pa.array(column, pa.string()) for column in columns], schema=REJECTED.schema)
 
 
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import BinaryIO
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.common.contracts.configs import IngestConfig
-from components.common.contracts.tables import POISON_TRUTH, SAMPLE_INDEX
+from components.common.contracts.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
+from components.common.datasets.drop import PREFIX, DropOptions, read_drop
 from components.common.lifecycle import Published, StageRun
-from components.common.storage.store import Store
-from components.ingest.algorithm import Injected, encode_png, inject, pixel_statistics
+from components.ingest.algorithm import (
+    Injected,
+    encode_png,
+    inject,
+    pixel_statistics,
+    rejected_table,
+    statistics_of,
+)
+from components.ingest.sources import StoreFiles, folders
 
 __all__ = ["IngestResult", "run_stage"]
 
 _SHARD_ROWS = 50_000
+_PART_ROWS = 262_144
 # Stages that defend must not know what the attack is, only evaluate may: see docs/architecture.md.
 _WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label")
 
@@ -32,19 +41,6 @@ class IngestResult:
 
     main: Published
     truth: Published | None
-
-
-class _StoreFiles:
-    """Files of an object store as a dataset source."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def list(self, prefix: str) -> Sequence[str]:
-        return [info.uri for info in self._store.list(prefix)]
-
-    def open(self, uri: str) -> BinaryIO:
-        return io.BytesIO(self._store.get(uri))
 
 
 def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResult:
@@ -65,8 +61,11 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
         done, truth = run.finished(), aside.finished()
         if done is not None:
             return IngestResult(done, truth)
-        source: Source = _StoreFiles(run.store) if "s3://" in config.dataset else LocalFiles()
         attacked = config.attack != "none"
+        if config.dataset.startswith(PREFIX) and not attacked:
+            return IngestResult(_publish_drop(run, config), None)
+        in_store = "s3://" in config.dataset or "s3://" in config.holdout
+        source: Source = StoreFiles(run.store) if in_store else LocalFiles()
         dataset = load(
             config.dataset,
             train_limit=config.train_limit,
@@ -75,6 +74,8 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
             seed=config.seed,
             source=source,
             keep_encoded=attacked,
+            holdout=config.holdout,
+            max_rejected_ratio=config.max_rejected_ratio,
         )
         if attacked:
             injected = inject(dataset, config)
@@ -84,6 +85,39 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
             none = np.zeros(len(dataset.images), dtype=bool)
             injected = Injected(images=dataset.images, labels=dataset.labels, is_poisoned=none, changed=none, record={})
         return IngestResult(_publish(run, config, dataset, injected), truth)
+
+
+def _publish_drop(run: StageRun, config: IngestConfig) -> Published:
+    """Publishes a drop as it is; files go from disk to the store, so memory does not grow with the drop."""
+    with tempfile.TemporaryDirectory(prefix="untaint-drop-") as folder:
+        scratch = Path(folder)
+        options = DropOptions(**{field.name: getattr(config, field.name) for field in fields(DropOptions)})
+        drop = read_drop(config.dataset.removeprefix(PREFIX), options, folders(run.store), scratch)
+        pixels = scratch / "pixels.npy"
+        counts = drop.write_pixels(pixels)
+        run.add_file("pixels", pixels, suffix=".npy", kind="array", rows=len(drop.labels))
+        run.add_table_parts("sample_index", drop.index_tables(_PART_ROWS), SAMPLE_INDEX, scratch)
+        run.add_table("rejected", rejected_table(drop.rejected), REJECTED)
+        mean, std = statistics_of(counts)
+        return run.publish(
+            facts={
+                "class_names": list(drop.class_names),
+                "image_shape": list(drop.shape),
+                "n_train": drop.n_train,
+                "mean": mean,
+                "std": std,
+                "mirror": config.mirror != "no",
+                # Keys of the suspects are told relative to it.
+                "location": drop.location,
+                "rejected": drop.reasons,
+            },
+            metrics={
+                "train_samples": drop.n_train,
+                "holdout_samples": len(drop.labels) - drop.n_train,
+                "classes": len(drop.class_names),
+                "rejected_samples": drop.rejected_rows,
+            },
+        )
 
 
 def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, injected: Injected) -> Published:

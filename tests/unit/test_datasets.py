@@ -129,7 +129,7 @@ def test_loading_digits_imports_neither_torch_nor_pandas() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("imagenet", {}, "expected one of cifar10, mnist5k, parquet"),
+        ("imagenet", {}, "expected one of cifar10, drop, mnist5k, parquet"),
         ("mnist5k:x", {}, "without an argument"),
         ("cifar10:x", {}, "without an argument"),
         ("parquet", {}, "parquet:<folder or prefix>"),
@@ -146,7 +146,7 @@ def test_a_wrong_request_is_a_config_error(name: str, changes: dict[str, int], m
 
 
 def test_registered_names() -> None:
-    assert list(DATASETS) == ["cifar10", "mnist5k", "parquet"]
+    assert list(DATASETS) == ["cifar10", "drop", "mnist5k", "parquet"]
 
 
 @given(counts=st.lists(st.integers(1, 60), min_size=1, max_size=8), limit=st.integers(0, 200), seed=st.integers(0, 99))
@@ -333,8 +333,8 @@ def _announcing(width: int, height: int) -> bytes:
         (lambda p: write(p, [PNG], [0], names=["a", "b"]), r"train-9.parquet, class names: expected those of"),
         (lambda p: write(p, [PNG], [0], names=["a", "a"]), r"train-9.parquet, class names: .*different printable"),
         (lambda p: write(p, [PNG, b""], [0, 1]), r"train-9.parquet, row 1: .*found 0 bytes"),
-        (lambda p: write(p, [PNG, b"GIF89a..."], [0, 1]), r"train-9.parquet, row 1: expected a JPEG or PNG"),
-        (lambda p: write(p, [PNG, PNG[:150]], [0, 1]), r"train-9.parquet, row 1: expected a whole JPEG or PNG"),
+        (lambda p: write(p, [PNG, b"GIF89a..."], [0, 1]), r"train-9.parquet, row 1: expected a JPEG, PNG or WebP"),
+        (lambda p: write(p, [PNG, PNG[:150]], [0, 1]), r"train-9.parquet, row 1: expected a whole JPEG, PNG or WebP"),
         (lambda p: write(p, [PNG, _announcing(9000, 9000)], [0, 1]), r"row 1: .*found a header of 9000x9000"),
         (lambda p: write(p, [PNG, _announcing(2**31 - 1, 2**31 - 1)], [0, 1]), r"train-9.parquet, row 1: expected"),
     ],

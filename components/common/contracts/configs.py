@@ -54,6 +54,13 @@ class IngestConfig:
     """Holdout samples to take, stratified; 0 for all."""
     image_size: int = 0
     """Side in pixels that all images are resized to; 0 keeps them, and then all must have one size."""
+    holdout: str = ""
+    """Holdout of a drop: a share in (0, 1), stratified; or the folder or s3 prefix of a drop of its own; empty for the
+    list's column ``subset`` where it has one, else a fifth."""
+    max_rejected_ratio: float = 0.05
+    """Share of a drop's samples that may be rejected, in [0, 1], before the drop as a whole is refused."""
+    attack_drop: bool = False
+    """Whether an attack may be injected into a drop: its owner wants to know what is in it, not to have it poisoned."""
     mirror: str = "auto"
     """Whether a horizontal flip keeps the class: ``yes``, ``no``, or ``auto`` for what the dataset says."""
     attack: str = "badnets"
@@ -74,6 +81,13 @@ class IngestConfig:
         _check_range(self, "holdout_limit", 0, 10**9)
         _check_range(self, "image_size", 0, 4096)
         _check_range(self, "poison_rate", 0.0, 1.0)
+        _check_range(self, "max_rejected_ratio", 0.0, 1.0)
+        _check(
+            "IngestConfig.attack",
+            self.attack == "none" or self.attack_drop or not self.dataset.startswith("drop:"),
+            "none for a drop, or attack_drop set to true",
+            self.attack,
+        )
         _check_range(self, "cover_rate", -1.0, 1.0)
         _check_range(self, "target_label", 0, 32_767)
         _check_range(self, "seed", 0, _SEED_MAX)

@@ -13,11 +13,15 @@ import pyarrow as pa
 
 __all__ = [
     "ASSIGNMENTS",
+    "CLEANED_INDEX",
     "MIXING",
     "MIXING_KINDS",
     "POISON_TRUTH",
+    "REJECTED",
+    "REJECT_REASONS",
     "SAMPLE_INDEX",
     "SUBSETS",
+    "SUSPECTS",
     "TRACES",
     "Column",
     "TableSpec",
@@ -129,6 +133,39 @@ POISON_TRUTH = TableSpec(
 )
 """What an injected attack did, for the rows of the sample index. Reaches the evaluate stage alone."""
 
+REJECT_REASONS = {
+    "unsafe_key": "a key that is absolute, climbs with '..', is a link or holds control characters",
+    "no_label": "no class folder, or no usable label",
+    "subset": "a subset other than train and holdout",
+    "missing": "a listed image that is not in the drop, or a row without an image",
+    "empty": "no bytes",
+    "too_many_bytes": "a longer file than an image may be",
+    "too_many_pixels": "more pixels than an image may announce",
+    "format": "neither JPEG, PNG nor WebP by content",
+    "truncated": "the file ends before its image",
+    "trailing_data": "other data behind the image's end",
+    "broken": "an image that does not decode",
+    "crashed": "an image at which the decoding process ended",
+    "other_size": "another size than most images of the drop, while images keep their size",
+    "label_conflict": "the same image under different labels",
+    "in_training": "a holdout image that is a training image too",
+    "bad_shard": "a Parquet file that is damaged or not of the described form",
+    "too_many_rows": "a Parquet file with more rows than a file may have",
+}
+"""Why a sample of a drop is left out, in the words of the documentation."""
+
+REJECTED = TableSpec(
+    name="rejected",
+    version=1,
+    min_rows=0,
+    columns=(
+        Column(name="key", type=pa.string()),
+        Column(name="reason", type=pa.string(), one_of=tuple(REJECT_REASONS)),
+        Column(name="detail", type=pa.string()),
+    ),
+)
+"""Samples of a drop that were left out: where they lie in the drop, why, and what was seen. Printable text only."""
+
 TRACES = TableSpec(
     name="traces",
     version=1,
@@ -162,6 +199,38 @@ MIXING = TableSpec(
 Mean probability of the given label for the warm-up EMA when only the sample's border is kept, only its centre is kept,
 or both images are blended half and half.
 """
+
+
+SUSPECTS = TableSpec(
+    name="suspects",
+    version=1,
+    min_rows=0,
+    columns=(
+        Column(name="key", type=pa.string(), pattern=r"^[^\x00]+$"),
+        Column(name="label", type=pa.string()),
+        Column(name="predicted_label", type=pa.string()),
+        Column(name="suspicion", type=pa.float32(), minimum=0.0, maximum=1.0),
+        Column(name="reasons", type=pa.list_(pa.string())),
+        Column(name="sample_id", type=pa.int64(), minimum=0),
+    ),
+)
+"""Training samples called suspect or poisoned, the most suspect first.
+
+The key is relative to the drop where the run read one, else the sample's address; the predicted label is that of the
+fine-tuned model.
+"""
+
+CLEANED_INDEX = TableSpec(
+    name="cleaned_index",
+    version=1,
+    columns=(
+        Column(name="key", type=pa.string(), pattern=r"^[^\x00]+$"),
+        Column(name="label", type=pa.string()),
+        Column(name="subset", type=pa.string(), one_of=SUBSETS),
+        Column(name="sha256", type=pa.string(), pattern=_SHA256),
+    ),
+)
+"""What is left of the index without the suspects, for any trainer. Labels are class names."""
 
 
 def split_spec(signals: Sequence[str]) -> TableSpec:

@@ -14,7 +14,16 @@ import pyarrow.parquet as pq
 from components.common.contracts.errors import DataError
 from components.common.datasets.base import IntRows, Source
 
-__all__ = ["FileLabels", "check_range", "common_class_names", "image_batches", "read_labels"]
+__all__ = [
+    "FileLabels",
+    "check_range",
+    "class_names",
+    "common_class_names",
+    "image_batches",
+    "image_column",
+    "opened",
+    "read_labels",
+]
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMN = "label"
@@ -46,10 +55,10 @@ def read_labels(source: Source, uri: str) -> FileLabels:
     Raises:
         DataError: Not Parquet, damaged, empty, a missing or mistyped column, a null or negative label.
     """
-    with _opened(source, uri) as file:
-        _image_column(file.schema_arrow, uri)
+    with opened(source, uri) as file:
+        image_column(file.schema_arrow, uri)
         _check_label_column(file.schema_arrow, uri)
-        names = _class_names(file.schema_arrow, uri)
+        names = class_names(file.schema_arrow, uri)
         if file.metadata.num_rows == 0:
             raise DataError(uri, expected="at least one row", found="0 rows", hint="Remove the empty file.")
         column = file.read(columns=[_LABEL_COLUMN]).column(0)
@@ -106,19 +115,37 @@ def check_range(file: FileLabels, classes: int) -> None:
         )
 
 
-def image_batches(source: Source, uri: str) -> Iterator[pa.Array]:
+def image_batches(source: Source, uri: str, first: int = 0, stop: int | None = None) -> Iterator[tuple[int, pa.Array]]:
     """Encoded images of a file in row order, as binary arrays of bounded total size.
+
+    Args:
+        source: Where the file lies.
+        uri: The file.
+        first: A row; row groups that end before it are passed over.
+        stop: A row; reading ends with the batch that reaches it. None for all.
+
+    Yields:
+        Position of a batch's first row in the file, and its images.
 
     Raises:
         DataError: The file is damaged, or a row group's images are too large to be read safely.
     """
-    with _opened(source, uri) as file:
-        column = _image_column(file.schema_arrow, uri)
+    with opened(source, uri) as file:
+        column = image_column(file.schema_arrow, uri)
+        start = 0
         for group in range(file.num_row_groups):
-            rows = _rows_per_batch(file.metadata.row_group(group), column, uri)
+            metadata = file.metadata.row_group(group)
+            if start + metadata.num_rows <= first:
+                start += metadata.num_rows
+                continue
+            rows = _rows_per_batch(metadata, column, uri)
             for batch in file.iter_batches(rows, row_groups=[group], columns=[f"{column}.bytes"], use_threads=False):
-                # A null struct hides whatever its field holds: flatten applies the struct's own nulls to the field.
-                yield batch.column(0).flatten()[0]
+                if stop is not None and start >= stop:
+                    return
+                if start + batch.num_rows > first:
+                    # A null struct hides whatever its field holds: flatten applies its own nulls to the field.
+                    yield start, batch.column(0).flatten()[0]
+                start += batch.num_rows
 
 
 def _rows_per_batch(group: pq.RowGroupMetaData, column: str, uri: str) -> int:
@@ -140,10 +167,21 @@ def _rows_per_batch(group: pq.RowGroupMetaData, column: str, uri: str) -> int:
 
 
 @contextmanager
-def _opened(source: Source, uri: str) -> Iterator[pq.ParquetFile]:
+def opened(source: Source, uri: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """The file, opened; whatever is wrong with it inside of the block is a DataError that names it.
+
+    Args:
+        source: Where the file lies.
+        uri: The file.
+        dictionaries: Columns of text that are read as dictionaries, so that repeated values stay small.
+    """
     with closing(source.open(uri)) as stream:
         try:
-            with pq.ParquetFile(stream, page_checksum_verification=True, pre_buffer=False) as file:
+            names = pq.ParquetFile(stream).schema_arrow.names if dictionaries else []
+            wanted = [name for name in dictionaries if name in names]
+            with pq.ParquetFile(
+                stream, page_checksum_verification=True, pre_buffer=False, read_dictionary=wanted
+            ) as file:
                 yield file
         except (pa.ArrowException, OSError) as problem:
             raise DataError(
@@ -154,7 +192,12 @@ def _opened(source: Source, uri: str) -> Iterator[pq.ParquetFile]:
             ) from problem
 
 
-def _image_column(schema: pa.Schema, uri: str) -> str:
+def image_column(schema: pa.Schema, uri: str) -> str:
+    """Name of the column of encoded images.
+
+    Raises:
+        DataError: There is none of the described type.
+    """
     for name in _IMAGE_COLUMNS:
         if name in schema.names:
             kind = schema.field(name).type
@@ -189,7 +232,12 @@ def _check_label_column(schema: pa.Schema, uri: str) -> None:
     )
 
 
-def _class_names(schema: pa.Schema, uri: str) -> tuple[str, ...] | None:
+def class_names(schema: pa.Schema, uri: str) -> tuple[str, ...] | None:
+    """Class names of the file's ``huggingface`` metadata, None without them.
+
+    Raises:
+        DataError: The metadata are damaged, or the names cannot be used.
+    """
     raw = (schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return None

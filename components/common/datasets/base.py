@@ -13,16 +13,19 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.common.contracts.errors import ConfigError, DataError
+from components.common.datasets._drop_sources import Folder, LocalFolder
 from components.common.registry import Registry
 
 __all__ = [
     "DATASETS",
+    "Folder",
     "Int16s",
     "IntRows",
     "LoadRequest",
     "LoadedDataset",
     "Loader",
     "LocalFiles",
+    "LocalFolder",
     "Pixels",
     "Source",
     "check_classes",
@@ -49,6 +52,10 @@ class Source(Protocol):
         """A seekable binary stream of one listed file. Called at most twice per file; the caller closes it."""
         ...
 
+    def folder(self, location: str) -> Folder:
+        """A folder or key prefix as a drop."""
+        ...
+
 
 class LocalFiles:
     """Files of a local folder; a URI is the file's path."""
@@ -60,6 +67,10 @@ class LocalFiles:
     def open(self, uri: str) -> BinaryIO:
         """The file, opened for reading."""
         return Path(uri).open("rb")
+
+    def folder(self, location: str) -> Folder:
+        """The folder as a drop."""
+        return LocalFolder(location)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +84,8 @@ class LoadRequest:
         seed: Chooses the samples that a limit keeps.
         source: Where files are read from.
         keep_encoded: Whether to keep the encoded images in memory beside the pixels.
+        holdout: Of a drop: its holdout, as in ``IngestConfig``.
+        max_rejected_ratio: Of a drop: share of its samples that may be rejected, in [0, 1].
     """
 
     train_limit: int
@@ -81,6 +94,8 @@ class LoadRequest:
     seed: int
     source: Source
     keep_encoded: bool = False
+    holdout: str = ""
+    max_rejected_ratio: float = 1.0
 
     def __post_init__(self) -> None:
         for field in ("train_limit", "holdout_limit", "image_size", "seed"):
@@ -159,19 +174,23 @@ def load(
     seed: int,
     source: Source | None = None,
     keep_encoded: bool = False,
+    holdout: str = "",
+    max_rejected_ratio: float = 1.0,
 ) -> LoadedDataset:
     """Loads a dataset by name.
 
     Args:
-        name: ``mnist5k``, ``cifar10`` or ``parquet:<folder or prefix>``; the part after the first colon is the
-            loader's argument.
+        name: ``mnist5k``, ``cifar10``, ``parquet:<folder or prefix>`` or ``drop:<folder or prefix>``; the part after
+            the first colon is the loader's argument.
         train_limit: Most training samples, stratified by class and chosen by the seed; 0 = all.
         holdout_limit: The same for the holdout.
         image_size: Side in pixels that every image is resized to (antialiased bilinear, to a square); 0 = as they
             are.
         seed: Chooses the samples that a limit keeps; the samples stay in the order of the source.
-        source: Where ``parquet:`` reads its files; local folders by default.
+        source: Where files are read from; local folders by default.
         keep_encoded: Whether to keep the encoded images in memory too.
+        holdout: Of a drop: its holdout, as in ``IngestConfig``.
+        max_rejected_ratio: Of a drop: share of its samples that may be rejected, in [0, 1].
 
     Returns:
         The dataset, uint8 images [n, c, h, w] and int16 labels [n].
@@ -190,6 +209,8 @@ def load(
         seed=seed,
         source=source if source is not None else LocalFiles(),
         keep_encoded=keep_encoded,
+        holdout=holdout,
+        max_rejected_ratio=max_rejected_ratio,
     )
     dataset = loader(argument, request)
     check_classes(dataset.labels[: dataset.n_train], dataset.class_names, name)

@@ -200,14 +200,12 @@ def _decode_all(parts: Sequence[_Part], request: LoadRequest) -> tuple[Pixels, l
 
 def _chosen_images(parts: Sequence[_Part], request: LoadRequest) -> Iterator[tuple[list[str], list[bytes]]]:
     for part in parts:
-        start = 0
-        for batch in files.image_batches(request.source, part.uri):
+        for start, batch in files.image_batches(request.source, part.uri):
             low, high = np.searchsorted(part.rows, [start, start + len(batch)])
             chosen = part.rows[low:high]
             if len(chosen):
                 subjects = [f"{part.uri}, row {row}" for row in chosen]
                 yield subjects, _bytes_of(batch, chosen - start, subjects)
-            start += len(batch)
             if high == len(part.rows):
                 break
 

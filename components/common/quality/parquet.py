@@ -13,9 +13,11 @@ from components.common.contracts.tables import TableSpec
 from components.common.quality.content import content_digest
 from components.common.quality.quoting import quote, schema_difference
 
-__all__ = ["decode_table", "encode_table"]
+__all__ = ["ROW_GROUP_ROWS", "decode_table", "encode_table", "metadata_of"]
 
-_ROW_GROUP_ROWS = 131_072
+ROW_GROUP_ROWS = 131_072
+"""Rows of a row group."""
+
 _REWRITE = "Run the stage that wrote it again under a new run id."
 
 
@@ -55,8 +57,10 @@ def encode_table(table: pa.Table, spec: TableSpec, *, config_digest: str, parent
         ) from None
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, exact.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(exact, row_group_size=_ROW_GROUP_ROWS)
-        writer.add_key_value_metadata(dict(sorted(_metadata(exact, spec, config_digest, parents).items())))
+        writer.write_table(exact, row_group_size=ROW_GROUP_ROWS)
+        writer.add_key_value_metadata(
+            dict(sorted(metadata_of(content_digest(exact), spec, config_digest, parents).items()))
+        )
     encoded: bytes = sink.getvalue().to_pybytes()
     return encoded
 
@@ -118,10 +122,11 @@ def decode_table(data: bytes, spec: TableSpec, *, subject: str) -> pa.Table:
     return table
 
 
-def _metadata(table: pa.Table, spec: TableSpec, config_digest: str, parents: Mapping[str, str]) -> dict[str, str]:
+def metadata_of(content: str, spec: TableSpec, config_digest: str, parents: Mapping[str, str]) -> dict[str, str]:
+    """The key-value metadata of a table's file; ``content`` is its content digest."""
     return {
         "untaint.config_digest": config_digest,
-        "untaint.content_sha256": content_digest(table),
+        "untaint.content_sha256": content,
         "untaint.parents": json.dumps(dict(parents), sort_keys=True, separators=(",", ":")),
         "untaint.schema_version": str(spec.version),
         "untaint.table": spec.name,

@@ -1,0 +1,116 @@
+"""The outside of an encoded image: which format its first bytes say, how large it claims to be, where it ends.
+
+Nothing is decoded here. Sizes are read before a decoder may allocate for them, and the end of the image is looked up
+since decoders ignore what follows it: an archive or a page behind a picture makes one file that two programs read
+differently.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+__all__ = ["Kind", "MalformedImageError", "end_of_image", "kind_of", "webp_size"]
+
+Kind = str
+"""``png``, ``jpeg`` or ``webp``."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+# Within entropy-coded data, 0xFF is followed by 0x00 (a stuffed byte), a restart marker or more 0xFF (fill).
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_JPEG_END = 0xD9
+_JPEG_SCAN = 0xDA
+_JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
+
+
+class MalformedImageError(ValueError):
+    """The file ends before its image does, or its structure makes no sense."""
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """The format by content, whatever the file's name says; None for anything but JPEG, PNG and WebP."""
+    if data.startswith(_PNG):
+        return "png"
+    if data.startswith(_JPEG):
+        return "jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return None
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height that a WebP file's first chunk announces.
+
+    Raises:
+        MalformedImageError: The file is too short or starts with another chunk.
+    """
+    head = data[12:30]
+    if len(head) == 18:
+        if head.startswith(b"VP8X"):
+            return 1 + int.from_bytes(head[12:15], "little"), 1 + int.from_bytes(head[15:18], "little")
+        if head.startswith(b"VP8L"):
+            bits = int.from_bytes(head[9:13], "little")
+            return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+        if head.startswith(b"VP8 "):
+            width, height = struct.unpack("<HH", head[14:18])
+            return width & 0x3FFF, height & 0x3FFF
+    raise MalformedImageError("a WebP file without an image header")
+
+
+def end_of_image(data: bytes, kind: Kind) -> int:
+    """Length of the image proper, in bytes; whatever lies behind it belongs to no image.
+
+    Args:
+        data: The whole file.
+        kind: Its format, as ``kind_of`` says.
+
+    Raises:
+        MalformedImageError: The file ends first.
+    """
+    return {"png": _end_of_png, "jpeg": _end_of_jpeg, "webp": _end_of_webp}[kind](data)
+
+
+def _end_of_png(data: bytes) -> int:
+    position = len(_PNG)
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        name = data[position + 4 : position + 8]
+        position += 12 + length
+        if name == b"IEND" and position <= len(data):
+            return position
+    raise MalformedImageError("the file ends before the chunk IEND")
+
+
+def _end_of_jpeg(data: bytes) -> int:
+    position = 2
+    while position + 2 <= len(data):
+        if data[position] != 0xFF:
+            raise MalformedImageError(f"no marker at byte {position}")
+        marker = data[position + 1]
+        if marker == 0xFF:
+            position += 1
+            continue
+        position += 2
+        if marker == _JPEG_END:
+            return position
+        if marker in _JPEG_BARE:
+            continue
+        length = int.from_bytes(data[position : position + 2], "big")
+        if length < 2:
+            raise MalformedImageError(f"a segment of length {length} at byte {position}")
+        position += length
+        if marker == _JPEG_SCAN:
+            found = _JPEG_MARKER.search(data, position)
+            if found is None:
+                break
+            position = found.end() - 2
+    raise MalformedImageError("the file ends before the end marker")
+
+
+def _end_of_webp(data: bytes) -> int:
+    size = int.from_bytes(data[4:8], "little") + 8
+    size += size % 2
+    if size > len(data):
+        raise MalformedImageError(f"{len(data)} of {size} bytes")
+    return size

@@ -1,0 +1,108 @@
+"""Parquet shards of a drop: labels and subsets of each row, with what is wrong as findings and not as exceptions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from components.common.contracts.errors import DataError
+from components.common.datasets import _parquet_files as files
+from components.common.datasets._drop_lists import codes_of
+from components.common.datasets._drop_sources import Folder
+from components.common.datasets.base import LocalFiles
+
+__all__ = ["MAX_SHARD_ROWS", "ShardLabels", "read_shard_labels"]
+
+MAX_SHARD_ROWS = 1_000_000
+"""Most rows of one shard."""
+
+_HOLDOUT_NAMES = ("test", "validation", "holdout")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardLabels:
+    """Usable rows of a shard.
+
+    Attributes:
+        rows: int64, their positions in the file.
+        codes: int32, positions in ``names``.
+        names: Labels as text.
+        holdout: int8, 1 for the holdout.
+        has_subset: Whether a column says which subset a row belongs to.
+        rejected: Position, reason and detail of the other rows.
+    """
+
+    rows: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int32]
+    names: list[str]
+    holdout: npt.NDArray[np.int8]
+    has_subset: bool
+    rejected: list[tuple[int, str, str]]
+
+
+def read_shard_labels(folder: Folder, key: str, scratch: Path) -> ShardLabels | tuple[str, str]:
+    """Labels of a shard, or why there are none: reason and detail."""
+    path = folder.fetch(key, scratch)
+    try:
+        with files.opened(LocalFiles(), str(path), dictionaries=("label", "subset")) as file:
+            rows = file.metadata.num_rows
+            if not 0 < rows <= MAX_SHARD_ROWS:
+                return ("too_many_rows" if rows else "bad_shard"), f"{rows} rows, 1 to {MAX_SHARD_ROWS} are read"
+            schema = file.schema_arrow
+            files.image_column(schema, key)
+            kind = schema.field("label").type if "label" in schema.names else None
+            if kind is not None and pa.types.is_dictionary(kind):
+                kind = kind.value_type
+            if kind is None or not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
+                return "bad_shard", f"no column 'label' of numbers or text, but {schema.names[:8]}"
+            names = files.class_names(schema, key)
+            subset = "subset" in schema.names
+            table = file.read(columns=["label", *(["subset"] if subset else [])], use_threads=False)
+        return _judged(table, names, key, has_subset=subset)
+    except DataError as problem:
+        return "bad_shard", f"{problem.expected} expected, found {problem.found}"
+    finally:
+        if path.is_relative_to(scratch):
+            path.unlink()
+
+
+def _judged(table: pa.Table, names: tuple[str, ...] | None, key: str, *, has_subset: bool) -> ShardLabels:
+    values, label_of = codes_of(table["label"].combine_chunks())
+    texts = [_text(value, names) for value in values]
+    good = np.array([text is not None for text in texts], dtype=bool)[label_of]
+    rejected = [
+        (int(row), "no_label", f"{values[label_of[row]]!r}" + (f" of {len(names)} classes" if names else ""))
+        for row in np.flatnonzero(~good)
+    ]
+    by_name = key.rsplit("/", 1)[-1].startswith(_HOLDOUT_NAMES)
+    holdout = np.full(table.num_rows, int(by_name), dtype=np.int8)
+    if has_subset:
+        subsets, subset_of = codes_of(table["subset"].combine_chunks())
+        known = np.array([{"train": 0, "holdout": 1}.get(str(value), -1) for value in subsets], dtype=np.int8)
+        holdout = known[subset_of]
+        rejected += [
+            (int(row), "subset", repr(subsets[subset_of[row]])) for row in np.flatnonzero(good & (holdout < 0))
+        ]
+        good &= holdout >= 0
+    rows = np.flatnonzero(good)
+    return ShardLabels(
+        rows=rows,
+        codes=label_of[rows].astype(np.int32),
+        names=[text or "" for text in texts],
+        holdout=holdout[rows],
+        has_subset=has_subset,
+        rejected=rejected,
+    )
+
+
+def _text(value: int | str | None, names: tuple[str, ...] | None) -> str | None:
+    if isinstance(value, int):
+        if names is None:
+            return str(value) if value >= 0 else None
+        return names[value] if 0 <= value < len(names) else None
+    text = (value or "").strip()
+    return text if 0 < len(text) <= 200 and text.isprintable() else None
