@@ -16,10 +16,11 @@ from click.core import ParameterSource
 from components.common.contracts.errors import ConfigError
 from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
 
-__all__ = ["runs_group", "submit_command"]
+__all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
 
 _DEFAULTS = default_parameters()
 _EXPERIMENT = "untaint"
+_STAGES = f"Any further setting, several times. Stages: {', '.join(CONFIGS)}."
 _NOT_SUCCEEDED = 1
 _INTERRUPTED = 130
 
@@ -49,6 +50,34 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that decide what a run computes: the pipeline's parameters, ``control`` and ``settings``."""
+    for option in (
+        click.option("--set", "settings", multiple=True, metavar="STAGE.KEY=VALUE", help=_STAGES),
+        click.option("--control/--no-control", default=True, show_default=True, help="Train the undefended model too."),
+        _option("seed", "Seed of everything random."),
+        _option("model", "Model to train (`untaint list models`)."),
+        _option("target_label", "Class that triggered images are to be taken for."),
+        _option("poison_rate", "Poisoned share of the training set, in [0, 1]."),
+        _option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are."),
+        _option("train_limit", "Training samples to take, stratified; 0 for all."),
+        _option("dataset", "mnist5k, cifar10, or parquet:s3://… for your own."),
+    ):
+        command = option(command)
+    return command
+
+
+def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """The pipeline's parameters as checked from the values of ``parameter_options``.
+
+    Raises:
+        ConfigError: A setting that does not exist, or a value out of its range.
+    """
+    parameters = apply_settings({**_DEFAULTS, **given}, settings)
+    check_parameters(parameters)
+    return parameters
+
+
 @click.command("submit")
 @click.option("--package", type=click.Path(dir_okay=False, exists=True), help="A compiled pipeline; default: compile.")
 @click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images.")
@@ -66,15 +95,7 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
 @click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
-@_option("dataset", "mnist5k, cifar10, or parquet:s3://… for your own.")
-@_option("train_limit", "Training samples to take, stratified; 0 for all.")
-@_option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are.")
-@_option("poison_rate", "Poisoned share of the training set, in [0, 1].")
-@_option("target_label", "Class that triggered images are to be taken for.")
-@_option("model", "Model to train (`untaint list models`).")
-@_option("seed", "Seed of everything random.")
-@click.option("--control/--no-control", default=True, show_default=True, help="Train the undefended model too.")
-@click.option("--set", "settings", multiple=True, metavar="STAGE.KEY=VALUE", help=f"Stages: {', '.join(CONFIGS)}.")
+@parameter_options
 @_server_options
 @click.pass_context
 def submit_command(
@@ -114,8 +135,7 @@ def submit_command(
         raise ConfigError(
             "the store of the run", expected="s3://BUCKET/PREFIX", found=f"'{store[:80]}'", hint="Give it with --store."
         )
-    parameters = apply_settings({**_DEFAULTS, **given}, settings)
-    check_parameters(parameters)
+    parameters = parameters_of(given, settings)
     granted = load_profile(profile)
     write = partial(click.echo, file=sys.stdout)
     run_id = run_id or new_run_id()
