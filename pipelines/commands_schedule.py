@@ -17,7 +17,7 @@ from pipelines.commands_submit import _server_options
 
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
-_OWN = {"since", "until"}
+_DECIDED = {f"ingest.{name}" for name in ("dataset", "attack", "poison_rate", "target_label")}
 _STEPS = ("claim", "promote")
 _F = Callable[..., Any]
 
@@ -56,17 +56,15 @@ def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
         address, _, written = text.partition("=")
         step, _, key = address.partition(".")
         parameters[f"{step}_settings"] = {**parameters[f"{step}_settings"], key: yaml.safe_load(written)}
-    # What belongs to an injected attack is no parameter here; naming it is told as a setting that does not exist.
-    known = of_training()
-    changed = apply_settings({**known, **parameters}, [text for text in settings if text not in mine])
-    for name in set(known) - set(parameters):
-        if changed[name] != known[name]:
+    for text in settings:
+        if text.partition("=")[0].strip() in _DECIDED:
             raise ConfigError(
-                f"setting ingest.{name}",
+                f"setting {text[:80]}",
                 expected="a setting of a training on drops",
                 found="one of an injected attack, or the dataset, which the claim decides",
                 hint="Use `untaint run` to try attacks.",
             )
+    changed = apply_settings({**of_training(), **parameters}, [text for text in settings if text not in mine])
     return {name: changed[name] for name in parameters}
 
 

@@ -11,12 +11,12 @@ __all__ = ["check_cron"]
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
-    ("second", 0, 59, ()),
-    ("minute", 0, 59, ()),
-    ("hour", 0, 23, ()),
-    ("day of month", 1, 31, ()),
-    ("month", 1, 12, _MONTHS),
-    ("day of week", 0, 6, _DAYS),
+    ("a second", 0, 59, ()),
+    ("a minute", 0, 59, ()),
+    ("an hour", 0, 23, ()),
+    ("a day of month", 1, 31, ()),
+    ("a month", 1, 12, _MONTHS),
+    ("a day of week", 0, 6, _DAYS),
 )
 _LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _TERM = re.compile(r"(\*|\?|(?P<low>\w+)(-(?P<high>\w+))?)(/(?P<step>\d+))?")
@@ -57,8 +57,8 @@ def _values(cron: str, text: str, name: str, low: int, high: int, names: tuple[s
     values: set[int] = set()
     for term in text.split(","):
         match = _TERM.fullmatch(term)
-        if match is None or (term.startswith("?") and name not in ("day of month", "day of week")):
-            raise _wrong(cron, f"a {name} of *, numbers, ranges a-b and steps /n", f"'{text}'", "Correct this field.")
+        if match is None or (term.startswith("?") and name not in ("a day of month", "a day of week")):
+            raise _wrong(cron, f"{name} of *, numbers, ranges a-b and steps /n", f"'{text}'", "Correct this field.")
         step = int(match["step"] or 1)
         if match["low"] is None:
             first, last = low, high
@@ -69,7 +69,7 @@ def _values(cron: str, text: str, name: str, low: int, high: int, names: tuple[s
             if match["step"] and not match["high"]:
                 last = high
         if step < 1 or first > last:
-            raise _wrong(cron, f"a {name} whose range rises, in steps of 1 or more", f"'{term}'", "Correct this field.")
+            raise _wrong(cron, f"{name} whose range rises, in steps of 1 or more", f"'{term}'", "Correct this field.")
         values.update(range(first, last + 1, step))
     return values
 
@@ -80,7 +80,7 @@ def _number(cron: str, text: str, name: str, low: int, high: int, names: tuple[s
     if text.isascii() and text.isdecimal() and low <= int(text) <= high:
         return int(text)
     also = f" or {names[0]}-{names[-1]}" if names else ""
-    raise _wrong(cron, f"a {name} from {low} to {high}{also}", f"'{text}'", "Correct this field.")
+    raise _wrong(cron, f"{name} from {low} to {high}{also}", f"'{text}'", "Correct this field.")
 
 
 def _wrong(cron: str, expected: str, found: str, hint: str) -> ConfigError:

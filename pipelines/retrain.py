@@ -19,13 +19,13 @@ from pipelines.profiles import Profile
 from pipelines.training import build as build_training
 from pipelines.training import image_of
 
-__all__ = ["CANARIES", "LIGHT_IMAGE", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
+__all__ = ["CANARY_RATIO", "LIGHT_IMAGE", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
 
 PIPELINE_NAME = "untaint-retrain"
 LIGHT_IMAGE = "split"
 """The stage whose image holds the claim and promote steps too: the smallest one, without PyTorch."""
-CANARIES = 0
-"""Samples that carry a planted trigger, unless the user says otherwise."""
+CANARY_RATIO = 0.0
+"""Share of the training set that carries a planted trigger, unless the user says otherwise; 0 plants none."""
 
 _CLAIM = ClaimConfig()
 _INGEST = IngestConfig()
@@ -40,8 +40,10 @@ def default_parameters() -> dict[str, Any]:
 
     injected = ("dataset", "attack", "poison_rate", "target_label")
     kept = {name: value for name, value in of_training().items() if name not in injected}
-    kept["ingest_settings"] = {"canary": CANARIES} if CANARIES else {}
-    return {**kept, "since": _CLAIM.since, "until": _CLAIM.until, "claim_settings": {}, "promote_settings": {}}
+    kept["ingest_settings"] = {"canary_ratio": CANARY_RATIO} if CANARY_RATIO else {}
+    # A gate that asks for what no run makes would keep every champion for ever.
+    limits = {} if CANARY_RATIO else {"require_canary": False}
+    return {**kept, "since": _CLAIM.since, "until": _CLAIM.until, "claim_settings": {}, "promote_settings": limits}
 
 
 def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None = None, *, control: bool = False) -> Any:
