@@ -65,7 +65,8 @@ def lines_of(manifest: StageManifest) -> list[str]:
     for label, text in (
         ("verdict", facts.get("verdict")),
         ("suspects", _count(metrics.get("suspects"))),
-        ("suspects that are clean", _count(metrics.get("flagged_clean"))),
+        ("clean samples flagged, %", _share(metrics.get("flagged_clean"))),
+        ("poisoned samples flagged, %", _share(metrics.get("flagged_poisoned"))),
         ("split AUROC", _figure(metrics.get("auroc"))),
         ("split TPR at 1 % FPR", _figure(metrics.get("tpr_at_1pct_fpr"))),
     ):
@@ -102,6 +103,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.2f}"
 
 
 def _count(value: float | None) -> str | None:
