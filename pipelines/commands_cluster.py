@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import click
 
 from components.cli import home
 from pipelines.commands_submit import parameter_options, parameters_of
-from pipelines.images import BuildOptions
 
 __all__ = ["run_local_command", "run_local_down_command"]
 
@@ -32,9 +31,9 @@ _INTERRUPTED = 130
 @click.option(
     "--wait-seconds", type=click.IntRange(min=1), default=900, show_default=True, help="For the installation."
 )
-@click.option("--torch-cpu", default=BuildOptions().torch_cpu, show_default=True, help="PyTorch in all images.")
+@click.option("--torch-cpu", default="", help="PyTorch in all images, as a pip requirement.")
 @click.option("--torch-cpu-index-url", default="", help="Another index for it; see `untaint images build --help`.")
-@click.option("--base-image", default=BuildOptions().base_image, show_default=True, help="Python 3.11 with pip.")
+@click.option("--base-image", default="", help="Base image with Python 3.11 and pip.")
 @click.option("--network", default="", help="Network of the build steps, as for `docker build`.")
 @parameter_options
 @click.pass_context
@@ -55,16 +54,16 @@ def run_local_command(
     kubectl, and 8 GiB of memory and 4 CPUs for Docker. `untaint run-local-down` removes everything.
     """
     from pipelines import local_cluster as cluster
-    from pipelines.images import build_images, content_tag
+    from pipelines.images import BuildOptions, build_images, content_tag
     from pipelines.profiles import load_profile
     from pipelines.run import new_run_id
 
     write = partial(click.echo, file=sys.stdout)
-    build = {field.name: given.pop(field.name) for field in fields(BuildOptions) if field.name in given}
+    names = ("base_image", "torch_cpu", "torch_cpu_index_url", "network")
+    build = {name: value for name in names if (value := given.pop(name))}
     # A node of kind has no GPU, and PyTorch for CUDA would be gigabytes on it.
-    options = BuildOptions(
-        **build, torch=build["torch_cpu"], torch_index_url=build["torch_cpu_index_url"], torchvision=""
-    )
+    on_cpu = BuildOptions(**build)
+    options = replace(on_cpu, torch=on_cpu.torch_cpu, torch_index_url=on_cpu.torch_cpu_index_url)
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
     run_id = run_id or new_run_id()

@@ -31,7 +31,9 @@ def test_help_answers_without_loading_kfp_or_any_other_heavy_library() -> None:
     assert "untaint run --attack blended" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "compile", "submit", "runs", "run-local", "run-local-down", "report", "list", "version", "store"])
+@pytest.mark.parametrize(
+    "command", ["run", "compile", "submit", "runs", "run-local", "run-local-down", "report", "list", "version", "store"]
+)
 def test_every_command_is_listed_and_explains_itself(command: str) -> None:
     assert f"  {command} " in called("--help").output
     answer = called(command, "--help")
