@@ -125,7 +125,7 @@ def table(matrix: str) -> str:
         cell = json.loads(path.read_text())
         groups[(cell["dataset"], cell["attack"], cell["poison_rate"], cell["method"])].append(cell)
     lines = [
-        "| dataset | attack | rate | method | seeds | ACC % | ASR % | worst ASR % | AUROC | clean flagged % | verdict "
+        "| dataset | attack | rate | method | seeds | ACC % | ASR % | worst ASR % | lowest AUROC | clean flagged % | verdict "
         "| seconds | commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
@@ -138,7 +138,7 @@ def table(matrix: str) -> str:
             f"{', '.join(str(cell['seed']) for cell in sorted(cells, key=lambda c: c['seed']))} | "
             f"{spread([c['acc'] for c in cells])} | {spread([c['asr'] for c in cells])} | "
             f"{f'{100 * max(rates):.1f}' if rates else '-'} | "
-            f"{f'{min(area):.4f} or more' if area else '-'} | {spread([c['flagged_clean'] for c in cells])} | "
+            f"{f'{min(area):.4f}' if area else '-'} | {spread([c['flagged_clean'] for c in cells])} | "
             f"{', '.join(verdicts) or '-'} | {statistics.mean(c['seconds'] for c in cells):.0f} | "
             f"{', '.join(sorted({c['commit'] for c in cells}))} |"
         )
