@@ -98,6 +98,23 @@ run-local: $(STAMP) ## Run the pipeline on Kubernetes on this machine: kind, Kub
 run-local-down: $(STAMP) ## Delete the cluster of run-local
 	@$(BIN)/untaint run-local-down $(ARGS)
 
+# --- images: docs/containers.md ---
+# PyTorch for CPUs, which ingest and evaluate take, comes from an index of its own: pytorch.org, "Get started".
+TORCH_CPU_INDEX_URL ?=
+IMAGE_OPTIONS := --registry "$(REGISTRY)"
+IMAGE_SOURCES := $(if $(TORCH_INDEX_URL),--torch-index-url "$(TORCH_INDEX_URL)") \
+  $(if $(TORCH_CPU_INDEX_URL),--torch-cpu-index-url "$(TORCH_CPU_INDEX_URL)")
+.PHONY: images run-docker test-docker
+
+images: $(STAMP) ## Build the six images, tagged by their content (REGISTRY=, TORCH_CPU_INDEX_URL=, ARGS="--stage split")
+	@$(BIN)/untaint images build $(IMAGE_OPTIONS) $(IMAGE_SOURCES) $(ARGS)
+
+run-docker: $(STAMP) ## Run the whole pipeline on this machine in the six images (ARGS= as for run)
+	@$(BIN)/untaint run-docker $(IMAGE_OPTIONS) $(ARGS)
+
+test-docker: $(STAMP) ## Build the images and run the Docker tests; starts an engine where that is possible
+	.ci/docker $(ARGS)
+
 clean: ## Delete caches and build results; neither .venv nor .untaint
 	rm -rf build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -14,7 +14,7 @@ from components.cli import home
 from components.common.contracts.errors import ConfigError
 from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
 
-__all__ = ["compile_command", "report_command", "run_command"]
+__all__ = ["compile_command", "report_command", "run_command", "start_run"]
 
 _DEFAULTS = default_parameters()
 _STORE = click.option(
@@ -66,6 +66,29 @@ def run_command(
       untaint run --dataset parquet:s3://bucket/images --attack none --store s3://bucket/untaint
       untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    start_run(ctx, control, run_id, store, settings, given)
+
+
+def start_run(
+    ctx: click.Context,
+    control: bool,
+    run_id: str,
+    store: str,
+    settings: tuple[str, ...],
+    given: Mapping[str, Any],
+    images: tuple[str, str] | None = None,
+) -> NoReturn:
+    """Puts a run's plan together from its options and those that it was started with, runs it and exits.
+
+    Args:
+        ctx: The command's context, which knows what the user gave.
+        control: Whether the undefended model is trained.
+        run_id: The run to continue or to name; empty for a new one.
+        store: Root URI of the user's store, or empty.
+        settings: ``stage.key=value`` texts.
+        given: The pipeline's parameters that are options of their own.
+        images: Registry and tag of the images in which the stages run; None runs them as processes.
+    """
     from pipelines.run import Plan, load_plan, new_run_id, run
 
     before = load_plan(home(), run_id) if run_id else None
@@ -81,7 +104,7 @@ def run_command(
     )
     # Bound to the stream of now: during the run, standard output is what the stages print.
     write = partial(click.echo, file=sys.stdout)
-    ctx.exit(run(plan, run_id or new_run_id(), home(), write))
+    ctx.exit(run(plan, run_id or new_run_id(), home(), write, images))
 
 
 @click.command("report")

@@ -16,21 +16,26 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.common.contracts.errors import ConfigError, GateError
 from components.container import RUN_PID, STATUS_FILE
 
-__all__ = ["INTERRUPTED", "Plan", "load_plan", "new_run_id", "opened_store", "run"]
+__all__ = ["INTERRUPTED", "Engine", "Plan", "execute", "load_plan", "new_run_id", "opened_store", "run"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 _DEFAULT_ROOT = "s3://untaint"
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _STOP_SECONDS = 5.0
+
+Engine = Callable[[Path], AbstractContextManager[Any]]
+"""Makes KFP's local runner for the time of a run, from the path of the file in which stages note how they end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +98,9 @@ def opened_store(root: str, home: Path) -> Iterator[tuple[str, bool]]:
         yield store.root, True
 
 
-def run(plan: Plan, run_id: str, home: Path, write: Callable[[str], None]) -> int:
+def run(
+    plan: Plan, run_id: str, home: Path, write: Callable[[str], None], images: tuple[str, str] | None = None
+) -> int:
     """Runs the pipeline on this machine and shows its progress and result.
 
     Args:
@@ -101,12 +108,13 @@ def run(plan: Plan, run_id: str, home: Path, write: Callable[[str], None]) -> in
         run_id: The run's id; an unfinished run of that id is continued.
         home: Folder of what untaint keeps on this machine.
         write: Takes one line for the user.
+        images: Registry and tag of the images in which the stages run; None runs them as processes of this machine.
 
     Returns:
         0; the failed stage's exit code where it told one, else 1; 130 after Ctrl-C.
 
     Raises:
-        ConfigError: The run id or the place of Python cannot be used.
+        ConfigError: The run id or the place of Python cannot be used, or Docker or an image is missing.
         StorageError: The store lacks something that untaint needs.
     """
     from components.common.storage.probe import probe, require
@@ -114,13 +122,13 @@ def run(plan: Plan, run_id: str, home: Path, write: Callable[[str], None]) -> in
 
     folder = _folder(home, run_id)
     folder.mkdir(parents=True, exist_ok=True)
-    again = f"untaint run --run-id {run_id}"
+    again = f"untaint {'run-docker' if images else 'run'} --run-id {run_id}"
     try:
         with opened_store(plan.store, home) as (root, embedded):
             require(probe(Store(root)))
             (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
             write(f"run {run_id}, data in {root} ({'embedded store' if embedded else 'your store'})")
-            code = _pipeline(plan, run_id, root, folder, write)
+            code = _pipeline(plan, run_id, root, folder, write, images)
             if code in (0, GateError.exit_code):
                 from pipelines.results import show
 
@@ -133,26 +141,58 @@ def run(plan: Plan, run_id: str, home: Path, write: Callable[[str], None]) -> in
     return code
 
 
-def _pipeline(plan: Plan, run_id: str, root: str, folder: Path, write: Callable[[str], None]) -> int:
+@contextlib.contextmanager
+def processes(status: Path) -> Iterator[Any]:
+    """KFP's runner for stages as processes of this machine; their images must say ``python-of-this-machine``.
+
+    Raises:
+        ConfigError: The place of Python cannot be used.
+    """
     from kfp import local
 
-    from pipelines.progress import Progress, shown
-    from pipelines.training import build
+    with _stage_environment(status):
+        try:
+            yield local.SubprocessRunner(use_venv=False)
+        except KeyboardInterrupt:
+            _stop_stage(status)
+            raise
 
-    # kfp.local looks for this word in the image's name before it runs a component without the image.
-    pipeline = build("", "python-of-this-machine", control=plan.control)
-    tasks = pipeline.pipeline_spec.root.dag.tasks
-    progress = Progress(names={name: task.task_info.name for name, task in tasks.items()}, write=write)
+
+def execute(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    write: Callable[[str], None],
+    engine: Engine = processes,
+) -> int:
+    """Runs a pipeline under ``kfp.local`` and shows its progress.
+
+    Args:
+        pipeline: The pipeline.
+        arguments: Its arguments.
+        folder: Where KFP's own outputs go; it exists.
+        write: Takes one line for the user.
+        engine: What runs the stages.
+
+    Returns:
+        0; the failed stage's exit code where it told one, else 1.
+
+    Raises:
+        ConfigError: The engine cannot run here.
+    """
+    from kfp import local
+    from kfp.local.config import LocalExecutionConfig
+
+    from pipelines.progress import Progress, shown
+
+    progress = Progress(names=_leaves(pipeline.pipeline_spec), write=write)
     status = folder / "status.json"
     status.unlink(missing_ok=True)
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder))
     try:
-        with shown(progress), _stage_environment(status), warnings.catch_warnings():
+        with engine(status) as runner, shown(progress), warnings.catch_warnings():
+            local.init(runner=runner, pipeline_root=str(folder))
             warnings.filterwarnings("ignore", message=r".*have no effect in the current local runner", module="kfp")
-            pipeline(store_root=root, run_id=run_id, **plan.parameters)
-    except KeyboardInterrupt:
-        _stop_stage(status)
-        raise
+            pipeline(**arguments)
     except RuntimeError:
         # kfp.local raises nothing more telling; anything before a stage ended is a defect.
         if not progress.failed:
@@ -165,7 +205,41 @@ def _pipeline(plan: Plan, run_id: str, root: str, folder: Path, write: Callable[
         )
         write(f"Stage {progress.failed} stopped the run: {silent}.")
         return code or 1
+    finally:
+        # A session left open makes every later call of a component run it instead of building a pipeline.
+        LocalExecutionConfig.instance = None
     return 0
+
+
+def _pipeline(
+    plan: Plan,
+    run_id: str,
+    root: str,
+    folder: Path,
+    write: Callable[[str], None],
+    images: tuple[str, str] | None,
+) -> int:
+    from pipelines.training import STAGES, build, image_of
+
+    arguments = {"store_root": root, "run_id": run_id, **plan.parameters}
+    if images is None:
+        # kfp.local looks for this word in the image's name before it runs a component without the image.
+        return execute(build("", "python-of-this-machine", control=plan.control), arguments, folder, write)
+    from pipelines.run_docker import containers
+
+    needed = [image_of(stage, *images) for stage in STAGES]
+    engine = partial(containers, images=needed, dataset=str(plan.parameters["dataset"]))
+    return execute(build(*images, control=plan.control), arguments, folder, write, engine)
+
+
+def _leaves(spec: Any) -> dict[str, str]:
+    """Task name to display name of all tasks that run a container, at any depth of the DAG."""
+    names: dict[str, str] = {}
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        for name, task in dag.tasks.items():
+            if spec.components[task.component_ref.name].executor_label:
+                names[name] = task.task_info.name
+    return names
 
 
 def _folder(home: Path, run_id: str) -> Path:
