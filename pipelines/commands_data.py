@@ -41,6 +41,13 @@ _STORE = click.option(
 )
 @click.option("--image-size", default=_INGEST.image_size, show_default=True, help="Side to resize to; 0 keeps sizes.")
 @click.option(
+    "--mirror",
+    type=click.Choice(["auto", "yes", "no"]),
+    default=_INGEST.mirror,
+    show_default=True,
+    help="Whether a horizontal flip keeps the class; not so for digits and text.",
+)
+@click.option(
     "--max-rejected-ratio",
     default=_INGEST.max_rejected_ratio,
     show_default=True,

@@ -121,7 +121,7 @@ def test_an_audit_finds_the_poison_of_a_drop(tmp_path: Path, monkeypatch: pytest
             poisoned.add(key)
     monkeypatch.setenv("UNTAINT_HOME", str(tmp_path / "home"))
     arguments = ["--drop", str(tmp_path / "train"), "--holdout", str(tmp_path / "holdout"), "--run-id", "audit"]
-    done = CliRunner().invoke(cli, ["ingest", *arguments, "--set", "ingest.mirror=no"])
+    done = CliRunner().invoke(cli, ["ingest", *arguments, "--mirror", "no"])
     assert done.exit_code == 0, done.output
     sheet = tmp_path / "sheet.png"
     done = CliRunner().invoke(cli, ["suspects", "show", "audit", "--sheet", str(sheet)])
