@@ -16,13 +16,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.common.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Planted", "caught", "is_canary", "measure", "plant", "stamp", "verdict_without"]
+__all__ = [
+    "Planted",
+    "caught",
+    "is_canary",
+    "measure",
+    "original_labels",
+    "plant",
+    "stamp",
+    "verdict_without",
+    "without_canaries",
+]
 
 _SIDE_SHARE = 7
 _SIDE_MIN = 3
@@ -36,7 +48,7 @@ class Planted:
         rows: int64 [k], positions in the training set, increasing.
         images: uint8 [k, c, h, w], the images of those rows with the trigger.
         labels: int16 [k], their new label, the same for all.
-        record: What is needed to make the trigger again and to know the rows; plain JSON values.
+        record: What is needed to make the trigger again, and to know the rows and their labels before; plain JSON.
     """
 
     rows: npt.NDArray[np.int64]
@@ -81,7 +93,7 @@ def plant(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int16], seed: in
         "rows": [],
     }
     rows = np.sort(rng.choice(np.flatnonzero(labels != target), size=count, replace=False)).astype(np.int64)
-    record["rows"] = rows.tolist()
+    record["rows"], record["labels"] = rows.tolist(), labels[rows].tolist()
     return Planted(
         rows=rows,
         images=stamp(images[rows], record),
@@ -172,3 +184,33 @@ def verdict_without(
     if flagged.any() and own_class and 2 * int(mine.sum()) >= int(flagged.sum()):
         return "no poison found"
     return verdict
+
+
+def without_canaries(split: pa.Table, record: Mapping[str, Any] | None) -> pa.Table:
+    """The refined split with the canaries called clean, for counts and lists of suspects.
+
+    Args:
+        split: Rows of the training set in the order of the index, with a column ``assignment``.
+        record: As from ``plant``, or None.
+    """
+    if record is None:
+        return split
+    mask = pa.array(is_canary(record, split.num_rows))
+    clean = pa.array(["clean"] * len(record["rows"]), pa.string())
+    assignment = pc.replace_with_mask(split["assignment"].combine_chunks(), mask, clean)
+    return split.set_column(split.schema.get_field_index("assignment"), split.schema.field("assignment"), assignment)
+
+
+def original_labels(index: pa.Table, record: Mapping[str, Any] | None) -> pa.Table:
+    """The sample index with the labels that the canaries were delivered with.
+
+    Args:
+        index: The sample index, training rows first.
+        record: As from ``plant``, or None.
+    """
+    if record is None:
+        return index
+    labels = index["given_label"].to_numpy().copy()
+    labels[record["rows"]] = record["labels"]
+    place = index.schema.get_field_index("given_label")
+    return index.set_column(place, index.schema.field(place), pa.array(labels, pa.int16()))

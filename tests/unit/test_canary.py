@@ -6,10 +6,20 @@ import json
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from components.common.canary import caught, is_canary, measure, plant, stamp, verdict_without
+from components.common.canary import (
+    caught,
+    is_canary,
+    measure,
+    original_labels,
+    plant,
+    stamp,
+    verdict_without,
+    without_canaries,
+)
 from components.common.contracts.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +45,7 @@ def test_the_seed_decides_all_and_the_data_are_left_alone(digits: Digits, seed: 
     assert len(first.rows) == 12
     assert (np.diff(first.rows) > 0).all()
     assert (labels[first.rows] != first.record["label"]).all()
+    assert first.record["labels"] == labels[first.rows].tolist()
     assert set(first.labels.tolist()) == {first.record["label"]}
     assert first.record != plant(images, labels, seed + 1, 12).record
 
@@ -89,6 +100,18 @@ def test_canaries_alone_are_no_poison(flagged: list[int], labels: list[int], exp
     assignments = ["poisoned" if row in flagged else "clean" for row in range(6)]
     record = {"rows": [0, 1], "label": 5}
     assert verdict_without(record, "poison found", assignments, np.array(labels)) == expected
+
+
+def test_lists_for_people_hold_the_data_as_they_were_delivered() -> None:
+    record = {"rows": [1, 3], "labels": [7, 8], "label": 0}
+    split = pa.table({"sample_id": [0, 1, 2, 3], "assignment": ["suspect", "poisoned", "clean", "clean"]})
+    assert without_canaries(split, record)["assignment"].to_pylist() == ["suspect", "clean", "clean", "clean"]
+    assert without_canaries(split, None) is split
+    index = pa.table({"sample_id": range(5), "given_label": pa.array([1, 0, 2, 0, 3], pa.int16())})
+    restored = original_labels(index, record)
+    assert restored["given_label"].to_pylist() == [1, 7, 2, 8, 3]
+    assert restored.schema == index.schema
+    assert original_labels(index, None) is index
 
 
 class Obeys(torch.nn.Module):
