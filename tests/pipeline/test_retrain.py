@@ -114,7 +114,7 @@ def test_a_training_that_stops_promotes_nothing_and_goes_on_with_its_drop(
     held = claim_next(store, f"{store.root}/drops", Terms(name="digits", holder="other", lease_seconds=1.0))
     assert held.passed == {"being trained": 1}
     ended = retrain_once(order(store), "run-1", tmp_path / "home", lines.append)
-    assert ended.outcome == "promoted", lines
+    assert ended.outcome == "promoted", "\n".join(lines)
 
 
 def test_without_a_drop_the_training_is_not_started(store: Store, tmp_path: Path) -> None:
