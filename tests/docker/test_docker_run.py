@@ -97,8 +97,8 @@ def test_a_change_of_code_rebuilds_in_seconds_and_pushes_little(
     try:
         before, after = (_inspect(i)["RootFS"]["Layers"] for i in (image_of("finetune", registry, tag), rebuilt))
         new = [layer for layer in after if layer not in before]
-        # The stage's code and its bytecode; everything heavier is shared.
-        assert 0 < len(new) <= 2
+        # At most the four layers of code; everything heavier is shared.
+        assert 0 < len(new) <= 4
         assert seconds < 60
     finally:
         docker("rmi", rebuilt)
