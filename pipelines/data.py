@@ -124,7 +124,7 @@ def contact_sheet(
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(size, smooth), (x, y))
         draw.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline="#8896a5")
-        for line, text in enumerate((f"{row['label']} → {row['predicted_label']}", f"{row['suspicion']:.3f}")):
+        for line, text in enumerate((f"{row['label']} -> {row['predicted_label']}", f"{row['suspicion']:.3f}")):
             draw.text((x, y + _TILE + 2 + 13 * line), _fitting(text, font), fill="#1d2733", font=font)
     out = io.BytesIO()
     sheet.save(out, "PNG")
