@@ -8,6 +8,9 @@ a forward pass of the suspects, so the cost does not depend on how many suspects
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from components.common.learning.augment import strong, weak
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.watch import Watch
 
-__all__ = ["fine_tune"]
+__all__ = ["fine_tune", "train"]
 
 
 def fine_tune(
@@ -51,30 +54,51 @@ def fine_tune(
     # Not even by mistake: what a suspect claims to be is gone before the first step.
     known = labels.masked_fill(~labelled, -1).to(device)
 
-    def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        rows = order.batch(step).to(device)
+    def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
+        rows = rows.to(device)
         trusted = known[rows] >= 0
         with_label, without = rows[trusted], rows[~trusted]
         views = [weak(images[with_label], generator, mirror=mirror)]
         if len(without):
-            guesses, sure = _pseudo_labels(trainer.ema.module, images[without], generator, config, mirror)
+            guesses, sure = _pseudo_labels(trainer, images[without], generator, config, mirror)
             views.append(strong(images[without], generator, mirror=mirror))
-        logits = model(torch.cat(views))
+        logits = trainer.logits(torch.cat(views))
         total = F.cross_entropy(logits[: len(with_label)], known[with_label], reduction="sum")
         if len(without):
             each = F.cross_entropy(logits[len(with_label) :], guesses, reduction="none")
             total = total + config.unlabelled_weight * (each * sure).sum()
         return total / len(rows)
 
-    return trainer.run(config.epochs * order.steps_per_epoch, loss_at)
+    return trainer.run(config.epochs * order.steps_per_epoch, order.batch, loss_at)
 
 
 @torch.no_grad()
 def _pseudo_labels(
-    teacher: nn.Module, images: Tensor, generator: torch.Generator, config: FinetuneConfig, mirror: bool
+    trainer: Trainer, images: Tensor, generator: torch.Generator, config: FinetuneConfig, mirror: bool
 ) -> tuple[Tensor, Tensor]:
     """The EMA's guess for each image, int64 [m], and whether it is sure of it, bool [m]."""
-    teacher.eval()
-    probabilities = teacher(weak(images, generator, mirror=mirror)).softmax(dim=1)
+    teacher = trainer.ema.module.eval()
+    probabilities = trainer.logits(weak(images, generator, mirror=mirror), teacher).softmax(dim=1)
     confidence, guesses = probabilities.max(dim=1)
     return guesses, confidence >= config.confidence
+
+
+def train(
+    model: nn.Module, tensors: Mapping[str, Tensor], watch: Watch, *, config: FinetuneConfig, mirror: bool
+) -> dict[str, Any]:
+    """``fine_tune`` in a form that runs in several processes.
+
+    Args:
+        model: The unlearned model, on the training device.
+        tensors: ``images``, ``labels`` and ``labelled`` as ``fine_tune`` takes them, on the CPU.
+        watch: Progress and resumable state.
+        config: Recipe, epochs and FixMatch settings.
+        mirror: Whether a horizontal flip keeps the class.
+
+    Returns:
+        ``weights`` of the EMA model, and ``device``.
+    """
+    device = next(model.parameters()).device
+    images = tensors["images"].to(device)
+    ema = fine_tune(model, images, tensors["labels"], tensors["labelled"], config, mirror=mirror, watch=watch)
+    return {"weights": ema.state_dict(), "device": device.type}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from components.common.learning.mixing import hold_under_mixing
 from components.common.learning.scoring import score
 from components.common.learning.watch import Watch
 
-__all__ = ["Traces", "TrainingSet", "train_control", "warm_up"]
+__all__ = ["Traces", "TrainingSet", "train", "train_control", "warm_up"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,15 +59,15 @@ def _supervised(
     order = EpochOrder(len(data.labels), recipe.batch_size, recipe.seed, trainer.phase)
     labels = data.labels.to(trainer.device)
 
-    def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        rows = order.batch(step).to(trainer.device)
-        return F.cross_entropy(trainer.model(weak(data.images[rows], generator, mirror=data.mirror)), labels[rows])
+    def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
+        rows = rows.to(trainer.device)
+        return F.cross_entropy(trainer.logits(weak(data.images[rows], generator, mirror=data.mirror)), labels[rows])
 
     def after_step(done: int) -> None:
         if after_epoch is not None and done % order.steps_per_epoch == 0:
             after_epoch(done // order.steps_per_epoch)
 
-    return trainer.run(epochs * order.steps_per_epoch, loss_at, after_step)
+    return trainer.run(epochs * order.steps_per_epoch, order.batch, loss_at, after_step)
 
 
 def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Watch) -> tuple[nn.Module, Traces]:
@@ -79,7 +80,7 @@ def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Wa
         watch: Progress and resumable state.
 
     Returns:
-        The EMA model, and what it thought of the samples.
+        The EMA model, and what it thought of the samples. In a process other than rank 0 the latter is zero.
     """
     n = len(data.labels)
     kept = {name: torch.zeros(config.epochs, n) for name in ("loss", "entropy", "given_probability")}
@@ -88,13 +89,18 @@ def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Wa
     )
 
     def after_epoch(epoch: int) -> None:
+        if not trainer.group.leads:
+            return
         scores = score(trainer.ema.module, data.images, data.labels)
         trainer.kept["loss"][epoch - 1] = scores.loss
         trainer.kept["entropy"][epoch - 1] = scores.entropy
         trainer.kept["given_probability"][epoch - 1] = scores.given_probability
 
     ema = _supervised(data, config, trainer, config.epochs, after_epoch)
-    hold = hold_under_mixing(ema, data.images, data.labels, MIXING_KINDS, config.mixing_rounds, config.seed)
+    if trainer.group.leads:
+        hold = hold_under_mixing(ema, data.images, data.labels, MIXING_KINDS, config.mixing_rounds, config.seed)
+    else:
+        hold = {kind: torch.zeros(n) for kind in MIXING_KINDS}
     return ema, Traces(**trainer.kept, hold=hold)
 
 
@@ -113,3 +119,27 @@ def train_control(model: nn.Module, data: TrainingSet, config: ControlConfig, wa
     return _supervised(
         data, config, Trainer(model=model, recipe=config, phase="control", watch=watch), config.epochs, None
     )
+
+
+def train(
+    model: nn.Module, tensors: Mapping[str, Tensor], watch: Watch, *, config: WarmupConfig | ControlConfig, mirror: bool
+) -> dict[str, Any]:
+    """``warm_up`` or ``train_control``, by the config's type, in a form that runs in several processes.
+
+    Args:
+        model: Freshly initialised, on the training device.
+        tensors: ``images`` and ``labels`` as in ``TrainingSet``, on the CPU.
+        watch: Progress and resumable state.
+        config: Recipe and epochs.
+        mirror: Whether a horizontal flip keeps the class.
+
+    Returns:
+        ``weights`` of the EMA model, ``device``, and for a warm-up ``traces``: ``Traces`` as a dict.
+    """
+    device = next(model.parameters()).device
+    data = TrainingSet(images=tensors["images"].to(device), labels=tensors["labels"], mirror=mirror)
+    if isinstance(config, ControlConfig):
+        ema = train_control(model, data, config, watch)
+        return {"weights": ema.state_dict(), "device": device.type}
+    ema, traces = warm_up(model, data, config, watch)
+    return {"weights": ema.state_dict(), "device": device.type, "traces": asdict(traces)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from components.common.contracts.configs import ControlConfig, WarmupConfig
@@ -32,27 +33,32 @@ def run_stage(
             return done
         # After StageRun, so that torch and the validation process are imported side by side.
         from components.common.inputs import add_model, read_rows
-        from components.common.learning.devices import pick_device
+        from components.common.learning.launch import train_on_devices
         from components.common.learning.seeding import make_deterministic
         from components.common.models import build_model
-        from components.warmup.algorithm import TrainingSet, train_control, warm_up
+        from components.warmup.algorithm import Traces, train
 
         make_deterministic(config.seed)
-        device = pick_device()
         rows = read_rows(run, "train")
-        model = build_model(config.model, rows.spec).to(device)
-        data = TrainingSet(images=rows.images.to(device), labels=rows.labels, mirror=rows.mirror)
+        build = partial(build_model, config.model, rows.spec)
+        model = build()
         metrics = {}
         with run.timed(name):
-            if isinstance(config, ControlConfig):
-                ema = train_control(model, data, config, run)
-            else:
-                ema, traces = warm_up(model, data, config, run)
-        if not isinstance(config, ControlConfig):
+            result = train_on_devices(
+                partial(train, config=config, mirror=rows.mirror),
+                build,
+                model,
+                {"images": rows.images, "labels": rows.labels},
+                run,
+                seed=config.seed,
+            )
+        if "traces" in result:
+            traces = Traces(**result["traces"])
             _add_traces(run, rows, traces)
             metrics["last_loss"] = float(traces.loss[-1].mean())
-        add_model(run, "model", config.model, rows.spec, ema)
-        return run.publish(facts={"model": config.model, "device": device.type}, metrics=metrics)
+        model.load_state_dict(result["weights"])
+        add_model(run, "model", config.model, rows.spec, model)
+        return run.publish(facts={"model": config.model, "device": result["device"]}, metrics=metrics)
 
 
 def _add_traces(run: StageRun, rows: Rows, traces: Traces) -> None:

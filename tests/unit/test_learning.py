@@ -51,11 +51,10 @@ def train(watch: NullWatch, images: Tensor, labels: Tensor, steps: int = 12) -> 
     trainer = Trainer(model=small_net(), recipe=recipe, phase="test", watch=watch)
     order = EpochOrder(len(labels), recipe.batch_size, recipe.seed, "test")
 
-    def loss_at(step: int, generator: torch.Generator) -> Tensor:
-        rows = order.batch(step)
+    def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
         return F.cross_entropy(trainer.model(weak(images[rows], generator, mirror=False)), labels[rows])
 
-    return trainer.model, trainer.run(steps, loss_at)
+    return trainer.model, trainer.run(steps, order.batch, loss_at)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -87,7 +86,7 @@ def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_stopped(
 def test_a_loss_that_is_not_finite_stops_the_training_by_name() -> None:
     trainer = Trainer(model=small_net(), recipe=TrainRecipe(), phase="warmup", watch=NullWatch())
     with pytest.raises(UntaintError, match=r"training 'warmup', step 0: expected a finite loss; found nan"):
-        trainer.run(1, lambda step, generator: torch.tensor(float("nan"), requires_grad=True))
+        trainer.run(1, EpochOrder(4, 4, 0, "x").batch, lambda rows, _: torch.tensor(float("nan"), requires_grad=True))
 
 
 def test_every_sample_is_seen_once_an_epoch_in_another_order() -> None:

@@ -109,6 +109,12 @@ class TrainRecipe:
     """L2 penalty on weights, not on biases and batch-norm. The usual value for CIFAR-size networks."""
     ema_decay: float = 0.99
     """Decay per step of the exponential moving average of the weights, in [0, 1)."""
+    precision: str = "auto"
+    """Format of forward and backward passes: ``fp32``, ``bf16``, or ``auto``: bf16 on GPUs that have it."""
+    compile: bool = False
+    """Whether the model goes through ``torch.compile``: a minute's wait for faster steps, for long trainings."""
+    micro_batch: int = 0
+    """Most images of a step that go through a device at once; 0 for all. Halved by itself when memory runs out."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -119,6 +125,18 @@ class TrainRecipe:
         _check_range(self, "momentum", 0.0, 0.9999)
         _check_range(self, "weight_decay", 0.0, 1.0)
         _check_range(self, "ema_decay", 0.0, 0.99999)
+        _check(
+            f"{type(self).__name__}.precision",
+            self.precision in ("auto", "fp32", "bf16"),
+            "auto, fp32 or bf16",
+            self.precision,
+        )
+        _check(
+            f"{type(self).__name__}.micro_batch",
+            self.micro_batch == 0 or 2 <= self.micro_batch <= 65_536,
+            "0, or a number in [2, 65536]",
+            self.micro_batch,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
