@@ -15,7 +15,6 @@ import click
 from components.cli import home
 from components.common.contracts.configs import IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
-from components.common.contracts.tables import REJECT_REASONS
 from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
 
 if TYPE_CHECKING:
@@ -138,6 +137,7 @@ def _address(text: str) -> str:
 
 def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
     from components.common.contracts.errors import DataError
+    from components.common.contracts.tables import REJECT_REASONS
     from components.common.datasets.base import LocalFolder
     from components.common.datasets.drop import DropOptions, survey_drop
     from components.common.storage.store import Store

@@ -125,8 +125,8 @@ def table(matrix: str) -> str:
         cell = json.loads(path.read_text())
         groups[(cell["dataset"], cell["attack"], cell["poison_rate"], cell["method"])].append(cell)
     lines = [
-        "| dataset | attack | rate | method | seeds | ACC % | ASR % | worst ASR % | lowest AUROC | clean flagged % | verdict "
-        "| seconds | commit |",
+        "| dataset | attack | rate | method | seeds | ACC % | ASR % | worst ASR % | lowest AUROC | clean flagged % "
+        "| verdict | seconds | commit |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for (dataset, attack, rate, method), cells in sorted(groups.items()):
