@@ -47,6 +47,8 @@ check: $(STAMP) ## Lint, check formatting, types, layers, and that generated REA
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pipelines.docs --check
+	@if command -v kubectl kustomize >/dev/null; then $(MAKE) --no-print-directory check-k8s; \
+	else echo "check-k8s: skipped, neither kubectl nor kustomize is on the PATH"; fi
 
 format: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
