@@ -55,6 +55,7 @@ class Probe:
         proposal: What was forgotten.
         forgotten: Probability of the given label left on the isolated samples, in [0, 1].
         retained: Share of the witnesses of the same label that keep it, among those that had it before, in [0, 1].
+        spilled: Median rise in loss of the witnesses of the same label, in the units of ``rise``.
         rise: float32 [n], rise in loss, in units of the isolated samples' median rise: 0 unmoved, 1 moved like them.
         accepted: Whether the forgetting was complete and cheap.
         model: The model after forgetting.
@@ -63,6 +64,7 @@ class Probe:
     proposal: Proposal
     forgotten: float
     retained: float
+    spilled: float
     rise: Tensor
     accepted: bool
     model: nn.Module
@@ -194,12 +196,16 @@ def probe(
     believed = witnesses[before.given_probability[witnesses] > 0.5]
     retained = float((after.given_probability[believed] > 0.5).float().mean()) if len(believed) else 0.0
     forgotten = float(after.given_probability[proposal.isolated].mean())
+    # A class without witnesses has nobody to say that it was spared.
+    spilled = float((rise / unit)[witnesses].median()) if len(witnesses) else 1.0
+    cheap = retained >= config.retained_above or spilled <= config.spilled_below
     return Probe(
         proposal=proposal,
         forgotten=forgotten,
         retained=retained,
+        spilled=spilled,
         rise=rise / unit,
-        accepted=forgotten <= config.forgotten_below and retained >= config.retained_above,
+        accepted=forgotten <= config.forgotten_below and cheap,
         model=changed,
     )
 

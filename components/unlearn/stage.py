@@ -69,6 +69,7 @@ def _record(result: Probe, class_names: list[str]) -> dict[str, object]:
         "isolated": len(result.proposal.isolated),
         "forgotten": round(result.forgotten, 4),
         "retained": round(result.retained, 4),
+        "spilled": round(result.spilled, 4),
         "accepted": result.accepted,
     }
 

@@ -25,7 +25,15 @@ def report(text: str = "plain") -> Report:
         picture=picture(np.zeros((1, 4, 4), dtype=np.uint8)),
         uri=text,
     )
-    probe = {"signal": text, "label": text, "isolated": 1, "forgotten": 0.1, "retained": 0.9, "accepted": True}
+    probe = {
+        "signal": text,
+        "label": text,
+        "isolated": 1,
+        "forgotten": 0.1,
+        "retained": 0.9,
+        "spilled": 0.0,
+        "accepted": True,
+    }
     return Report(
         run_id=text,
         dataset=text,

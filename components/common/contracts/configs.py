@@ -212,7 +212,10 @@ class UnlearnConfig:
     forgotten_below: float = 0.3
     """A proposal counts only if its mean probability of the given label fell below this."""
     retained_above: float = 0.7
-    """A proposal counts only if this share of unseen trusted samples of its class kept their label."""
+    """A proposal counts if this share of unseen trusted samples of its class kept their label."""
+    spilled_below: float = 0.05
+    """It also counts if their median rise in loss, in units of the isolated samples', stayed below this. On digits
+    it was at most .001 where a trigger was forgotten and at least .108 where clean images were (docs/LOG.md)."""
     poisoned_above: float = 0.5
     """Rise in loss, in units of the isolated samples' median rise, from which a sample is called poisoned."""
     suspect_above: float = 0.25
@@ -227,7 +230,7 @@ class UnlearnConfig:
         _check_range(self, "learning_rate", 0.0, 100.0, open_low=True)
         _check_range(self, "momentum", 0.0, 0.9999)
         _check_range(self, "trusted_ratio", 0.05, 0.9)
-        for name in ("forgotten_below", "retained_above", "poisoned_above", "suspect_above"):
+        for name in ("forgotten_below", "retained_above", "spilled_below", "poisoned_above", "suspect_above"):
             _check_range(self, name, 0.0, 1.0)
 
 
