@@ -28,7 +28,6 @@ __all__ = ["BASE_IMAGE", "ensure_base_image", "served_wheels"]
 BASE_IMAGE = "python:3.11-slim"
 _LABEL = "untaint.made-by=debootstrap"
 _PULL_SECONDS = 300
-_MIRROR = "http://deb.debian.org/debian"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
 # Fixed, since the image's pip configuration names it and a layer cache is only good for an image that stays the same.
@@ -61,7 +60,7 @@ def ensure_base_image() -> str:
 def _make(root: Path) -> None:
     started = time.monotonic()
     subprocess.run(
-        ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root), _MIRROR],
+        ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root)],
         check=True,
         stdout=subprocess.DEVNULL,
     )
