@@ -78,7 +78,7 @@ class Refined:
         shaken: float32 [n] in [0, 1], 1 = moved at least like the isolated samples.
         poisoned: bool [n], moved more than half as much as them.
         suspect: bool [n], moved more than a quarter as much, and not poisoned.
-        accepted: The probes that count.
+        accepted: The probes that count, the one whose model is kept first.
         model: The model with the strongest backdoor forgotten; the warm-up model where nothing was accepted.
     """
 
@@ -210,6 +210,21 @@ def probe(
     )
 
 
+def _widen(found: Probe, labels: Tensor, config: UnlearnConfig) -> Proposal:
+    """The proposal to forget all that a probe shook, while only what it left alone is trusted."""
+    before = found.proposal
+    of_label = labels == before.label
+    calm = ~(of_label & (found.rise > config.suspect_above))
+    shaken = (of_label & (found.rise > config.poisoned_above)).nonzero().squeeze(1)
+    return Proposal(
+        signal=f"{before.signal}, again",
+        label=before.label,
+        isolated=torch.cat([before.isolated, shaken]).unique(),
+        trusted=before.trusted[calm[before.trusted]],
+        witnesses=before.witnesses[calm[before.witnesses]],
+    )
+
+
 def refine(
     model: nn.Module,
     images: Tensor,
@@ -241,7 +256,15 @@ def refine(
         figures = {"retained": result.retained, "forgotten": result.forgotten}
         watch.progress("unlearn", done, len(proposals), figures)
         probes.append(result)
-    accepted = sorted((p for p in probes if p.accepted), key=lambda p: -p.retained)
+    first = sorted((p for p in probes if p.accepted), key=lambda p: -p.retained)
+    widened: list[Probe] = []
+    for found in {p.proposal.label: p for p in reversed(first)}.values():
+        # A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest.
+        again = probe(model, images, labels, _widen(found, labels, config), config, mirror=mirror, before=before)
+        probes.append(again)
+        if again.accepted:
+            widened.append(again)
+    accepted = widened + first
     if not accepted:
         none = torch.zeros(len(labels), dtype=torch.bool)
         return Refined(shaken=torch.zeros(len(labels)), poisoned=none, suspect=none, accepted=[], model=model), probes
