@@ -215,11 +215,12 @@ def _widen(found: Probe, labels: Tensor, config: UnlearnConfig) -> Proposal:
     before = found.proposal
     of_label = labels == before.label
     calm = ~(of_label & (found.rise > config.suspect_above))
-    shaken = (of_label & (found.rise > config.poisoned_above)).nonzero().squeeze(1)
+    isolated = of_label & (found.rise > config.poisoned_above)
+    isolated[before.isolated] = True
     return Proposal(
         signal=f"{before.signal}, again",
         label=before.label,
-        isolated=torch.cat([before.isolated, shaken]).unique(),
+        isolated=isolated.nonzero().squeeze(1),
         trusted=before.trusted[calm[before.trusted]],
         witnesses=before.witnesses[calm[before.witnesses]],
     )
