@@ -1,4 +1,4 @@
-"""A small plain convolutional network: the default on a CPU."""
+"""Small plain convolutional networks, for CPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from components.common.models.base import MODELS, ModelSpec
 
-__all__ = ["convnet"]
+__all__ = ["convnet", "convnet_tiny"]
 
 
 def _block(inputs: int, outputs: int, *, pool: bool) -> list[nn.Module]:
@@ -35,3 +35,5 @@ def _plain(widths: tuple[tuple[int, bool], ...]) -> Callable[[ModelSpec], nn.Mod
 # Pooling after the first layer halves the cost of the widest feature maps: with 0.24 M parameters it trains about
 # twice as fast as a network of two layers per resolution, and loses under a point of accuracy.
 convnet = MODELS.register("convnet")(_plain(((32, True), (64, True), (128, False), (128, True))))
+# Half the width: 0.06 M parameters, enough for digits.
+convnet_tiny = MODELS.register("convnet_tiny")(_plain(((16, True), (32, True), (64, False), (64, True))))
