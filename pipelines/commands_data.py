@@ -56,6 +56,14 @@ _STORE = click.option(
 @click.option("--model", default=_DEFAULTS["model"], show_default=True, help="Model to train.")
 @click.option("--seed", default=_DEFAULTS["seed"], show_default=True, help="Seed of everything random.")
 @click.option("--control/--no-control", default=False, show_default=True, help="Train the undefended model too.")
+@click.option(
+    "--canary",
+    "canary_ratio",
+    default=_INGEST.canary_ratio,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the training samples, in [0, 0.1], that get a trigger of our own, to see whether it is caught.",
+)
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
 @click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
 @_STORE

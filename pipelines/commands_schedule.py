@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from components.cli import home
-from components.common.contracts.configs import ClaimConfig
+from components.common.contracts.configs import ClaimConfig, PromoteConfig
 from components.common.contracts.errors import ConfigError
 from pipelines.commands_submit import _server_options
 
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
 _DECIDED = {f"ingest.{name}" for name in ("dataset", "attack", "poison_rate", "target_label")}
-_STEPS = ("claim", "promote")
+_STEPS = {"claim": ClaimConfig, "promote": PromoteConfig}
 _F = Callable[..., Any]
 
 _store = click.option(
@@ -44,18 +44,11 @@ _settings = click.option(
 
 def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
     """The retraining pipeline's parameters with what the user set."""
-    import yaml
-
     from pipelines.retrain import default_parameters
     from pipelines.settings import apply_settings
     from pipelines.settings import default_parameters as of_training
 
     parameters = {**default_parameters(), **given}
-    mine = [text for text in settings if text.partition(".")[0] in _STEPS and "=" in text]
-    for text in mine:
-        address, _, written = text.partition("=")
-        step, _, key = address.partition(".")
-        parameters[f"{step}_settings"] = {**parameters[f"{step}_settings"], key: yaml.safe_load(written)}
     for text in settings:
         if text.partition("=")[0].strip() in _DECIDED:
             raise ConfigError(
@@ -64,7 +57,7 @@ def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
                 found="one of an injected attack, or the dataset, which the claim decides",
                 hint="Use `untaint run` to try attacks.",
             )
-    changed = apply_settings({**of_training(), **parameters}, [text for text in settings if text not in mine])
+    changed = apply_settings({**of_training(), **parameters}, settings, _STEPS)
     return {name: changed[name] for name in parameters}
 
 

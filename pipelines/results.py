@@ -72,6 +72,12 @@ def lines_of(manifest: StageManifest) -> list[str]:
     ):
         if text is not None:
             lines.append(f"{label}: {text}")
+    if facts.get("canary"):
+        told = facts["canary"]
+        lines.append(
+            f"canary: {_percent(told['caught'])} % of {told['planted']} planted samples caught, the trigger fires on "
+            f"{_percent(told['fired'])} % (this trigger was tested, no other)"
+        )
     return [*lines, *_times(facts.get("stages") or [])]
 
 

@@ -24,7 +24,7 @@ __all__ = ["CANARY_RATIO", "LIGHT_IMAGE", "PIPELINE_NAME", "build", "compile_pip
 PIPELINE_NAME = "untaint-retrain"
 LIGHT_IMAGE = "split"
 """The stage whose image holds the claim and promote steps too: the smallest one, without PyTorch."""
-CANARY_RATIO = 0.0
+CANARY_RATIO = 0.02
 """Share of the training set that carries a planted trigger, unless the user says otherwise; 0 plants none."""
 
 _CLAIM = ClaimConfig()
@@ -40,10 +40,8 @@ def default_parameters() -> dict[str, Any]:
 
     injected = ("dataset", "attack", "poison_rate", "target_label")
     kept = {name: value for name, value in of_training().items() if name not in injected}
-    kept["ingest_settings"] = {"canary_ratio": CANARY_RATIO} if CANARY_RATIO else {}
-    # A gate that asks for what no run makes would keep every champion for ever.
-    limits = {} if CANARY_RATIO else {"require_canary": False}
-    return {**kept, "since": _CLAIM.since, "until": _CLAIM.until, "claim_settings": {}, "promote_settings": limits}
+    kept["ingest_settings"] = {"canary_ratio": CANARY_RATIO}
+    return {**kept, "since": _CLAIM.since, "until": _CLAIM.until, "claim_settings": {}, "promote_settings": {}}
 
 
 def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None = None, *, control: bool = False) -> Any:

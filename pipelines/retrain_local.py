@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts.configs import ClaimConfig, from_mapping
-from components.common.contracts.errors import GateError
+from components.common.contracts.errors import ConfigError, GateError
 from components.common.contracts.retraining import NOTHING_NEW, PROMOTED
 from components.common.storage.addresses import join, parse_uri
 
@@ -56,7 +56,8 @@ def check_order(name: str, drops: str, parameters: Mapping[str, Any]) -> None:
     """Builds every step's config as the steps will, so that a wrong setting stops before anything starts.
 
     Raises:
-        ConfigError: An unknown setting, a value of another type or out of range, or not an S3 URI.
+        ConfigError: An unknown setting, a value of another type or out of range, not an S3 URI, or a gate that asks
+            for a canary that the run would not plant.
     """
     from components.common.contracts.configs import PromoteConfig
     from pipelines.settings import check_parameters
@@ -65,9 +66,17 @@ def check_order(name: str, drops: str, parameters: Mapping[str, Any]) -> None:
     parse_uri(drops)
     own = {"name": name, "drops": drops, "since": parameters["since"], "until": parameters["until"]}
     from_mapping(ClaimConfig, {**parameters["claim_settings"], **own})
-    from_mapping(PromoteConfig, parameters["promote_settings"])
+    gates = from_mapping(PromoteConfig, parameters["promote_settings"])
+    if gates.require_canary and not parameters["ingest_settings"].get("canary_ratio"):
+        raise ConfigError(
+            "ingest.canary_ratio",
+            expected="a share above 0, since promote.require_canary asks for a canary",
+            found="0",
+            hint="Set promote.require_canary=false to promote models without one.",
+        )
     known = of_training()
-    check_parameters({**known, **{n: v for n, v in parameters.items() if n in known}, "attack": "none"})
+    given = {name: value for name, value in parameters.items() if name in known}
+    check_parameters({**known, **given, "dataset": f"drop:{drops}", "attack": "none"})
 
 
 def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], None]) -> Ended:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
 from components.common.contracts.configs import (
     ControlConfig,
@@ -18,7 +20,7 @@ from components.common.contracts.configs import (
 )
 from components.common.contracts.errors import ConfigError
 
-__all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters"]
+__all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters", "stage_configs"]
 
 CONFIGS: dict[str, type[Any]] = {
     "ingest": IngestConfig,
@@ -56,8 +58,12 @@ def default_parameters() -> dict[str, Any]:
     return parameters | {f"{stage}_settings": {} for stage in CONFIGS}
 
 
-def apply_settings(parameters: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
-    """Parameters with ``stage.key=value`` settings applied; values are YAML.
+def apply_settings(
+    parameters: Mapping[str, Any],
+    settings: Iterable[str],
+    further: Mapping[str, type[Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Parameters with ``stage.key=value`` settings applied; values are YAML, and text where the setting is text.
 
     The undefended model trains for as long as warm-up and fine-tuning together, unless ``control.epochs`` says
     otherwise.
@@ -65,12 +71,12 @@ def apply_settings(parameters: Mapping[str, Any], settings: Iterable[str]) -> di
     Args:
         parameters: As from ``default_parameters``.
         settings: What the user wrote.
+        further: Steps besides the training's stages, with their configs.
 
     Raises:
         ConfigError: Not of that form, or no such stage. Names and values are checked by ``check_parameters``.
     """
-    import yaml
-
+    configs = {**CONFIGS, **further}
     changed: dict[str, Any] = {
         name: dict(value) if isinstance(value, Mapping) else value for name, value in parameters.items()
     }
@@ -78,23 +84,15 @@ def apply_settings(parameters: Mapping[str, Any], settings: Iterable[str]) -> di
     for text in settings:
         address, equals, written = text.partition("=")
         stage, dot, key = address.partition(".")
-        if not (equals and dot and key) or stage not in CONFIGS:
+        if not (equals and dot and key) or stage not in configs:
             raise ConfigError(
                 f"setting '{text[:200]}'",
-                expected=f"stage.key=value with a stage of {', '.join(CONFIGS)}",
-                found="another form" if stage in CONFIGS else f"stage '{stage[:40]}'",
+                expected=f"stage.key=value with a stage of {', '.join(configs)}",
+                found="another form" if stage in configs else f"stage '{stage[:40]}'",
                 hint="Write it like warmup.batch_size=64.",
             )
-        try:
-            value = yaml.safe_load(written)
-        except yaml.YAMLError as problem:
-            raise ConfigError(
-                f"setting '{text[:200]}'",
-                expected="a YAML value behind the equals sign",
-                found=type(problem).__name__,
-                hint="Put the value in quotes if it is text with special characters.",
-            ) from None
-        own = _OWN_PARAMETER[stage].get(key)
+        value = _value(written, get_type_hints(configs[stage]).get(key), text)
+        own = _OWN_PARAMETER.get(stage, {}).get(key)
         named.add(own or key)
         if own is None:
             changed[f"{stage}_settings"][key] = value
@@ -108,12 +106,49 @@ def apply_settings(parameters: Mapping[str, Any], settings: Iterable[str]) -> di
     return changed
 
 
-def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Builds every stage's config, as the stages will, so that a wrong setting stops the run before it starts.
+def _value(written: str, kind: type[Any] | None, setting: str) -> Any:
+    """What a user wrote for a setting of that type; None for a name that is no setting."""
+    import yaml
+
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError as problem:
+        raise ConfigError(
+            f"setting '{setting[:200]}'",
+            expected="a YAML value behind the equals sign",
+            found=type(problem).__name__,
+            hint="Put the value in quotes if it is text with special characters.",
+        ) from None
+    # YAML takes no for false, 0.1 for a number and 2026-11-20 for a date, where the setting wants these very words.
+    if kind is str and not isinstance(value, str | list | dict):
+        return written.strip()
+    if kind is float and isinstance(value, str):
+        # And 5e-4, without a point, for text.
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
+
+
+def stage_configs(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Every task's config, as its stage will build it.
+
+    Args:
+        parameters: As from ``default_parameters``.
 
     Raises:
         ConfigError: An unknown setting, a value of another type or out of range.
     """
+    built = {}
     for stage, config in CONFIGS.items():
         own = {key: parameters[name] for key, name in _OWN_PARAMETER[stage].items()}
-        from_mapping(config, {**parameters[f"{stage}_settings"], **own})
+        built[stage] = from_mapping(config, {**parameters[f"{stage}_settings"], **own})
+    return built
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Builds every stage's config, so that a wrong setting stops the run before it starts.
+
+    Raises:
+        ConfigError: As from ``stage_configs``.
+    """
+    stage_configs(parameters)

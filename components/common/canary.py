@@ -29,7 +29,6 @@ __all__ = [
     "caught",
     "is_canary",
     "measure",
-    "original_labels",
     "plant",
     "stamp",
     "verdict_without",
@@ -78,7 +77,7 @@ def plant(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int16], seed: in
             "canary",
             expected=f"1 to {len(images) // 10} samples (a tenth), of two classes or more and of 9 pixels or more",
             found=f"{count} samples, {len(classes)} classes, {height} x {width} pixels",
-            hint="Set canary to a smaller number, or to 0 for none.",
+            hint="Set ingest.canary_ratio to 0 for none, and promote.require_canary to false.",
         )
     # Its own stream: the number of canaries must not change anything else that the seed decides.
     rng = np.random.default_rng([seed, 0xCA4A])
@@ -199,18 +198,3 @@ def without_canaries(split: pa.Table, record: Mapping[str, Any] | None) -> pa.Ta
     clean = pa.array(["clean"] * len(record["rows"]), pa.string())
     assignment = pc.replace_with_mask(split["assignment"].combine_chunks(), mask, clean)
     return split.set_column(split.schema.get_field_index("assignment"), split.schema.field("assignment"), assignment)
-
-
-def original_labels(index: pa.Table, record: Mapping[str, Any] | None) -> pa.Table:
-    """The sample index with the labels that the canaries were delivered with.
-
-    Args:
-        index: The sample index, training rows first.
-        record: As from ``plant``, or None.
-    """
-    if record is None:
-        return index
-    labels = index["given_label"].to_numpy().copy()
-    labels[record["rows"]] = record["labels"]
-    place = index.schema.get_field_index("given_label")
-    return index.set_column(place, index.schema.field(place), pa.array(labels, pa.int16()))

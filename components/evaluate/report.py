@@ -50,6 +50,7 @@ class Report:
         models: Rows of the result: name to figures ``acc`` and ``asr`` in [0, 1] or None.
         found: Figures of the split against the truth, by label; empty when there is no truth.
         attack: What was injected; empty when nothing was.
+        canary: How the planted trigger fared (``planted``, ``label``, ``caught``, ``fired``); empty without one.
         probes: What forgetting each proposal did.
         stages: Seconds and peak memory of each stage.
         suspects: Most suspect first.
@@ -67,6 +68,7 @@ class Report:
     stages: Sequence[Mapping[str, Any]]
     suspects: Sequence[SuspectRow]
     counts: Mapping[str, int]
+    canary: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

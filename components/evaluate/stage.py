@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from components.common import canary
 from components.common.contracts.configs import EvaluateConfig
 from components.common.contracts.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
 from components.common.lifecycle import Published, StageRun
@@ -47,14 +48,18 @@ def run_stage(
         from components.common.inputs import read_rows
 
         holdout = read_rows(run, "holdout")
+        index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
         split = _read_split(run)
         metrics = _model_figures(run, config, holdout)
-        truth = run.read_table("truth", "poison_truth", POISON_TRUTH) if "truth" in run.parents else None
-        metrics |= _split_figures(split, truth)
-        facts = _facts(run)
+        facts = _facts(run, split, index)
+        planted = _told(run, "canary")
+        if planted:
+            facts["canary"] = _canary_figures(run, planted, split, holdout)
+            split = canary.without_canaries(split, planted)
+        metrics |= _split_figures(split, _truth(run))
         from components.evaluate.report import render
 
-        page = render(_report(run, config, split, metrics, facts, _suspects(run, config, split)))
+        page = render(_report(run, split, metrics, facts, _suspects(run, config, split, index)))
         run.add_bytes("report", page, suffix=".html", kind="document")
         return run.publish(facts, metrics), page
 
@@ -63,16 +68,42 @@ def _read_split(run: StageRun) -> pa.Table:
     return run.read_table("unlearn", "split", split_spec(run.parents["unlearn"].manifest.facts["signals"]))
 
 
+def _told(run: StageRun, name: str) -> dict[str, Any]:
+    """What ingest tells evaluate alone of the ``attack`` it injected or the ``canary`` it planted; empty without."""
+    told: dict[str, Any] = run.parents["truth"].manifest.facts.get(name, {}) if "truth" in run.parents else {}
+    return told
+
+
+def _truth(run: StageRun) -> pa.Table | None:
+    # Of what others put into a drop there is no truth, with canaries neither.
+    if "truth" not in run.parents or "poison_truth" not in run.parents["truth"].manifest.objects:
+        return None
+    return run.read_table("truth", "poison_truth", POISON_TRUTH)
+
+
+def _canary_figures(run: StageRun, record: dict[str, Any], split: pa.Table, holdout: Rows) -> dict[str, Any]:
+    from components.common.inputs import read_model
+    from components.common.learning.devices import pick_device
+
+    model, _ = read_model(run, "finetune", "model", pick_device())
+    return {
+        "planted": len(record["rows"]),
+        "label": holdout.class_names[record["label"]],
+        "caught": canary.caught(split["assignment"].to_pylist(), record),
+        "fired": canary.measure(model, record, holdout.images, holdout.labels),
+    }
+
+
 def _model_figures(run: StageRun, config: EvaluateConfig, holdout: Rows) -> dict[str, float]:
     from components.common.inputs import read_model
     from components.common.learning.devices import pick_device
     from components.evaluate.algorithm import accuracy, attack_success
 
     attack = None
-    if "truth" in run.parents:
+    record = _told(run, "attack")
+    if record:
         from components.common.attacks.base import AttackConfig, make_attack
 
-        record = run.parents["truth"].manifest.facts["attack"]
         channels, height, width = holdout.images.shape[1:]
         attack = make_attack(
             AttackConfig(**record), num_classes=len(holdout.class_names), image_shape=(channels, height, width)
@@ -110,7 +141,7 @@ def _split_figures(split: pa.Table, truth: pa.Table | None) -> dict[str, float]:
     return figures
 
 
-def _facts(run: StageRun) -> dict[str, Any]:
+def _facts(run: StageRun, split: pa.Table, index: pa.Table) -> dict[str, Any]:
     stages = []
     for parent in run.parents.values():
         manifest = parent.manifest
@@ -127,12 +158,16 @@ def _facts(run: StageRun) -> dict[str, Any]:
             }
         )
     unlearn = run.parents["unlearn"].manifest.facts
-    return {"verdict": unlearn["verdict"], "probes": unlearn["probes"], "stages": stages}
+    verdict = unlearn["verdict"]
+    planted = _told(run, "canary")
+    if planted:
+        labels = index["given_label"].to_numpy()[: split.num_rows]
+        verdict = canary.verdict_without(planted, verdict, split["assignment"].to_pylist(), labels)
+    return {"verdict": verdict, "probes": unlearn["probes"], "stages": stages}
 
 
 def _report(
     run: StageRun,
-    config: EvaluateConfig,
     split: pa.Table,
     metrics: Mapping[str, float],
     facts: Mapping[str, Any],
@@ -144,29 +179,31 @@ def _report(
     models = {"defended": {"acc": metrics["acc"], "asr": metrics.get("asr")}}
     if "control_acc" in metrics:
         models["undefended (control)"] = {"acc": metrics["control_acc"], "asr": metrics.get("control_asr")}
-    truth = run.parents.get("truth")
+    counts = {name: assignments.count(name) for name in ("clean", "suspect", "poisoned")}
+    if "canary" in facts:
+        counts["clean"] -= facts["canary"]["planted"]
     return Report(
         run_id=run.run_id,
         dataset=run.parents["ingest"].manifest.config["dataset"],
         verdict=facts["verdict"],
         models=models,
         found={text: metrics[name] for name, text in _FOUND.items() if name in metrics},
-        attack=truth.manifest.facts["attack"] if truth is not None else {},
+        attack=_told(run, "attack"),
+        canary=facts.get("canary", {}),
         probes=facts["probes"],
         stages=facts["stages"],
         suspects=suspects,
-        counts={name: assignments.count(name) for name in ("clean", "suspect", "poisoned")},
+        counts=counts,
         settings={name: parent.manifest.config for name, parent in run.parents.items() if name != "truth"},
     )
 
 
-def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table) -> list[Any]:
+def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table, index: pa.Table) -> list[Any]:
     """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
     from components.common.inputs import read_model, read_rows
     from components.common.learning.scoring import predict
     from components.evaluate.report import SuspectRow, picture
 
-    index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
     ingest = run.parents["ingest"].manifest.facts
     names, location = list(ingest["class_names"]), str(ingest.get("location", ""))
     rows = by_suspicion(split)
@@ -177,7 +214,9 @@ def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table) -> list[An
         model, _ = read_model(run, "finetune", "model")
         predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
     suspects = suspects_table(split, index, rows, predicted, names, location)
-    cleaned = cleaned_table(index, rows, names, location)
+    # The images that canaries replaced have not been judged by anybody.
+    unjudged = np.array(_told(run, "canary").get("rows", []), dtype=np.int64)
+    cleaned = cleaned_table(index, np.concatenate([rows, unjudged]), names, location)
     for name, table, spec in (("suspects", suspects, SUSPECTS), ("cleaned_index", cleaned, CLEANED_INDEX)):
         run.add_table(name, table, spec)
         run.add_bytes(f"{name}_csv", to_csv(table), suffix=".csv", kind="document", rows=table.num_rows)

@@ -59,14 +59,20 @@ def suspects_table(
 
 
 def cleaned_table(
-    index: pa.Table, suspects: npt.NDArray[np.int64], class_names: Sequence[str], location: str
+    index: pa.Table, left_out: npt.NDArray[np.int64], class_names: Sequence[str], location: str
 ) -> pa.Table:
-    """The sample index without the suspects, ``contracts.tables.CLEANED_INDEX``; arguments as for ``suspects_table``.
+    """The sample index without some rows, ``contracts.tables.CLEANED_INDEX``.
 
     A trainer that knows nothing of this project needs the key, the label's name and which subset it belongs to.
+
+    Args:
+        index: The sample index.
+        left_out: int64, its rows that are suspect, or that nobody has judged.
+        class_names: As for ``suspects_table``.
+        location: As for ``suspects_table``.
     """
     keep = np.ones(index.num_rows, dtype=bool)
-    keep[suspects] = False
+    keep[left_out] = False
     kept = index.filter(pa.array(keep))
     names = pa.array(class_names, pa.string())
     return pa.table(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.common import canary
 from components.common.contracts.configs import IngestConfig
 from components.common.contracts.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
-from components.common.datasets.drop import PREFIX, DropOptions, read_drop
+from components.common.datasets.drop import PREFIX, Drop, DropOptions, read_drop
 from components.common.lifecycle import Published, StageRun
 from components.ingest.algorithm import (
     Injected,
@@ -31,13 +33,13 @@ __all__ = ["IngestResult", "run_stage"]
 
 _SHARD_ROWS = 50_000
 _PART_ROWS = 262_144
-# Stages that defend must not know what the attack is, only evaluate may: see docs/architecture.md.
-_WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label")
+# Stages that defend must not know what was injected or planted, only evaluate may: see docs/architecture.md.
+_WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label", "canary_ratio")
 
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
-    """The stage's own result, and that of the injected attack's truth, if there is one."""
+    """The stage's own result, and what it injected or planted itself, if it did."""
 
     main: Published
     truth: Published | None
@@ -63,7 +65,7 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
             return IngestResult(done, truth)
         attacked = config.attack != "none"
         if config.dataset.startswith(PREFIX) and not attacked:
-            return IngestResult(_publish_drop(run, config), None)
+            return _publish_drop(run, config, aside)
         in_store = "s3://" in config.dataset or "s3://" in config.holdout
         source: Source = StoreFiles(run.store) if in_store else LocalFiles()
         dataset = load(
@@ -87,19 +89,24 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
         return IngestResult(_publish(run, config, dataset, injected), truth)
 
 
-def _publish_drop(run: StageRun, config: IngestConfig) -> Published:
-    """Publishes a drop as it is; files go from disk to the store, so memory does not grow with the drop."""
+def _publish_drop(run: StageRun, config: IngestConfig, aside: StageRun) -> IngestResult:
+    """Publishes a drop, with canaries if asked; files go from disk to the store, so memory does not grow with it."""
     with tempfile.TemporaryDirectory(prefix="untaint-drop-") as folder:
         scratch = Path(folder)
         options = DropOptions(**{field.name: getattr(config, field.name) for field in fields(DropOptions)})
         drop = read_drop(config.dataset.removeprefix(PREFIX), options, folders(run.store), scratch)
         pixels = scratch / "pixels.npy"
         counts = drop.write_pixels(pixels)
+        truth = None
+        if config.canary_ratio:
+            drop, record = _plant(drop, pixels, config)
+            # The truth first, as for an injected attack.
+            truth = aside.publish(facts={"attack": {}, "canary": record}, metrics={})
         run.add_file("pixels", pixels, suffix=".npy", kind="array", rows=len(drop.labels))
         run.add_table_parts("sample_index", drop.index_tables(_PART_ROWS), SAMPLE_INDEX, scratch)
         run.add_table("rejected", rejected_table(drop.rejected), REJECTED)
         mean, std = statistics_of(counts)
-        return run.publish(
+        published = run.publish(
             facts={
                 "class_names": list(drop.class_names),
                 "image_shape": list(drop.shape),
@@ -118,6 +125,18 @@ def _publish_drop(run: StageRun, config: IngestConfig) -> Published:
                 "rejected_samples": drop.rejected_rows,
             },
         )
+        return IngestResult(published, truth)
+
+
+def _plant(drop: Drop, path: Path, config: IngestConfig) -> tuple[Drop, dict[str, Any]]:
+    """Plants canaries among the training rows of the pixels' file; gives the drop with their labels, and the record."""
+    pixels, labels = np.load(path, mmap_mode="r+"), drop.labels.copy()
+    train = slice(0, drop.n_train)
+    count = max(1, round(config.canary_ratio * drop.n_train))
+    planted = canary.plant(pixels[train], labels[train], config.seed, count)
+    pixels[planted.rows], labels[planted.rows] = planted.images, planted.labels
+    pixels.flush()
+    return replace(drop, labels=labels), planted.record
 
 
 def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, injected: Injected) -> Published:

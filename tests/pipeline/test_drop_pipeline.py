@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from components.cli import cli
+from components.common.canary import stamp
+from components.common.contracts.artifacts import StageManifest
 from components.common.contracts.configs import IngestConfig
 from components.common.contracts.errors import ConfigError, DataError
 from components.common.contracts.tables import REJECTED, SAMPLE_INDEX
@@ -79,6 +81,52 @@ def test_an_attack_on_a_drop_must_be_asked_for(store: Store, tmp_path: Path) -> 
     result = run_stage(config, store.root, "r")
     assert result.truth is not None
     assert "images" in {ref.kind for ref in result.main.manifest.objects.values()}
+
+
+def test_a_canary_is_planted_aside_and_told_to_nobody_who_defends(store: Store, tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d", 400)
+    plain = run_stage(IngestConfig(dataset=f"drop:{root}", attack="none"), store.root, "plain")
+    config = IngestConfig(dataset=f"drop:{root}", attack="none", canary_ratio=0.02)
+    result = run_stage(config, store.root, "canary")
+    assert plain.truth is None
+    assert result.truth is not None
+    told = result.truth.manifest
+    assert (told.objects, told.facts["attack"]) == ({}, {}), "of a drop there is no truth"
+    record = told.facts["canary"]
+    n_train = plain.main.manifest.facts["n_train"]
+    assert len(record["rows"]) == round(0.02 * n_train)
+    assert "canary_ratio" not in result.main.manifest.config
+    assert str(record["rows"])[1:-1] not in result.main.manifest.to_bytes().decode()
+
+    def read(name: str, manifest: StageManifest) -> bytes:
+        return store.get(manifest.objects[name].uri)
+
+    before, after = (np.load(io.BytesIO(read("pixels", one.main.manifest))) for one in (plain, result))
+    changed = np.flatnonzero((before != after).any(axis=(1, 2, 3)))
+    assert changed.tolist() == record["rows"]
+    assert np.array_equal(after[changed], stamp(before[changed], record))
+    first, second = (
+        decode_table(read("sample_index", one.main.manifest), SAMPLE_INDEX, subject="i") for one in (plain, result)
+    )
+    assert first.drop_columns("given_label").equals(second.drop_columns("given_label"))
+    labels = first["given_label"].to_numpy().copy()
+    assert labels[changed].tolist() == record["labels"]
+    labels[changed] = record["label"]
+    assert second["given_label"].to_numpy().tolist() == labels.tolist()
+    # A second attempt finds what the first has done.
+    assert run_stage(config, store.root, "canary").truth is not None
+
+
+def test_a_canary_needs_a_drop_that_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "d")
+    for wrong in (
+        {"dataset": "mnist5k", "attack": "none"},
+        {"dataset": f"drop:{root}", "attack": "badnets", "attack_drop": True},
+    ):
+        with pytest.raises(ConfigError, match="a drop into which no attack is injected"):
+            IngestConfig(**wrong, canary_ratio=0.02)
+    with pytest.raises(ConfigError, match=r"\[0, 0.1\]"):
+        IngestConfig(dataset=f"drop:{root}", attack="none", canary_ratio=0.2)
 
 
 def test_only_check_counts_by_reason(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from components.common.canary import (
     caught,
     is_canary,
     measure,
-    original_labels,
     plant,
     stamp,
     verdict_without,
@@ -102,16 +101,11 @@ def test_canaries_alone_are_no_poison(flagged: list[int], labels: list[int], exp
     assert verdict_without(record, "poison found", assignments, np.array(labels)) == expected
 
 
-def test_lists_for_people_hold_the_data_as_they_were_delivered() -> None:
+def test_canaries_are_no_suspects() -> None:
     record = {"rows": [1, 3], "labels": [7, 8], "label": 0}
     split = pa.table({"sample_id": [0, 1, 2, 3], "assignment": ["suspect", "poisoned", "clean", "clean"]})
     assert without_canaries(split, record)["assignment"].to_pylist() == ["suspect", "clean", "clean", "clean"]
     assert without_canaries(split, None) is split
-    index = pa.table({"sample_id": range(5), "given_label": pa.array([1, 0, 2, 0, 3], pa.int16())})
-    restored = original_labels(index, record)
-    assert restored["given_label"].to_pylist() == [1, 7, 2, 8, 3]
-    assert restored.schema == index.schema
-    assert original_labels(index, None) is index
 
 
 class Obeys(torch.nn.Module):

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from components.cli import cli
 from components.common.contracts.artifacts import StageManifest
+from components.common.contracts.configs import ClaimConfig
 from components.common.contracts.errors import ConfigError
 from pipelines.results import lines_of
 from pipelines.run import load_plan, new_run_id
@@ -100,6 +101,20 @@ def test_settings_reach_the_parameter_that_the_stage_reads() -> None:
     assert changed["split_settings"] == {"isolation_ratio": 0.01}
     assert changed["attack"] == "sig"
     check_parameters(changed)
+
+
+def test_words_and_numbers_that_yaml_takes_for_something_else_are_what_the_setting_wants() -> None:
+    written = ["ingest.mirror=no", "ingest.holdout=0.1", "warmup.weight_decay=5e-4", "warmup.compile=no"]
+    changed = apply_settings(default_parameters(), written)
+    assert changed["ingest_settings"] == {"mirror": "no", "holdout": "0.1"}
+    assert changed["warmup_settings"] == {"weight_decay": 0.0005, "compile": False}
+    check_parameters(changed)
+    further = apply_settings(
+        {"claim_settings": {}, **default_parameters()}, ["claim.since=2026-11-01"], {"claim": ClaimConfig}
+    )
+    assert further["claim_settings"] == {"since": "2026-11-01"}
+    with pytest.raises(ConfigError, match="of type float"):
+        check_parameters(apply_settings(default_parameters(), ["warmup.weight_decay=little"]))
 
 
 def test_the_control_trains_as_long_as_the_defended_model_unless_told_otherwise() -> None:

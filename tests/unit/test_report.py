@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,15 @@ def test_the_page_loads_nothing_and_needs_no_script() -> None:
     assert not re.search(r"(https?:)?//[a-z]", page.replace("s3://", ""))
     assert "javascript" not in page.lower()
     assert len(page) < 2_000_000
+
+
+def test_a_canary_is_told_with_what_it_does_not_show() -> None:
+    planted = {"planted": 40, "label": EVIL, "caught": 0.975, "fired": 0.003}
+    page = render(replace(report(), canary=planted)).decode()
+    for words in ("on 40 training samples", "97.5 % of them", "0.3 % for", "This trigger was tested, no other"):
+        assert words in page
+    assert "<script" not in page
+    assert "Canary" not in render(report()).decode()
 
 
 def test_figures_are_shown_in_per_cent_and_missing_ones_as_a_dash() -> None:

@@ -169,8 +169,8 @@ def test_the_commands(kfp: FakeKfp) -> None:
     assert made.exit_code == 0, made.output
     (body,) = kfp.bodies("/apis/v2beta1/recurringruns")
     sent = body["runtime_config"]["parameters"]
-    # No canary is planted yet, so a schedule does not ask for one.
-    assert (sent["warmup_epochs"], sent["promote_settings"]) == (3, {"require_canary": False, "max_acc_loss": 0.01})
+    assert (sent["warmup_epochs"], sent["promote_settings"]) == (3, {"max_acc_loss": 0.01})
+    assert sent["ingest_settings"] == {"canary_ratio": 0.02}
     assert (sent["drops"], sent["run_id"]) == ("s3://bucket/drops", "digits-[[ScheduledTime]]")
     assert body["service_account"] == load_profile("cpu").service_account
     assert "0 0 3 * * *" in untaint(kfp, "schedule", "list").output

@@ -61,6 +61,9 @@ class IngestConfig:
     """Share of a drop's samples that may be rejected, in [0, 1], before the drop as a whole is refused."""
     attack_drop: bool = False
     """Whether an attack may be injected into a drop: its owner wants to know what is in it, not to have it poisoned."""
+    canary_ratio: float = 0.0
+    """Share of a drop's training samples that get a trigger of our own, in [0, 0.1]; 0 plants none. The split must
+    catch them and the model must not obey them: see ``components/common/canary.py``."""
     mirror: str = "auto"
     """Whether a horizontal flip keeps the class: ``yes``, ``no``, or ``auto`` for what the dataset says."""
     attack: str = "badnets"
@@ -87,6 +90,13 @@ class IngestConfig:
             self.attack == "none" or self.attack_drop or not self.dataset.startswith("drop:"),
             "none for a drop, or attack_drop set to true",
             self.attack,
+        )
+        _check_range(self, "canary_ratio", 0.0, 0.1)
+        _check(
+            "IngestConfig.canary_ratio",
+            self.canary_ratio == 0.0 or (self.attack == "none" and self.dataset.startswith("drop:")),
+            "0, or a drop into which no attack is injected",
+            self.canary_ratio,
         )
         _check_range(self, "cover_rate", -1.0, 1.0)
         _check_range(self, "target_label", 0, 32_767)
