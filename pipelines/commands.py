@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -90,6 +89,7 @@ def start_run(
         images: Registry and tag of the images in which the stages run; None runs them as processes.
     """
     from pipelines.run import Plan, load_plan, new_run_id, run
+    from pipelines.screen import Screen
 
     before = load_plan(home(), run_id) if run_id else None
     chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
@@ -102,9 +102,7 @@ def start_run(
         control=before.control if before and "control" not in chosen else control,
         store=before.store if before and "store" not in chosen else store,
     )
-    # Bound to the stream of now: during the run, standard output is what the stages print.
-    write = partial(click.echo, file=sys.stdout)
-    ctx.exit(run(plan, run_id or new_run_id(), home(), write, images))
+    ctx.exit(run(plan, run_id or new_run_id(), home(), Screen(sys.stdout), images))
 
 
 @click.command("report")

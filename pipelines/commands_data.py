@@ -6,7 +6,6 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import click
 from components.cli import home
 from components.common.contracts.configs import IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
+from pipelines.screen import Screen
 from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def ingest_command(
     }
     parameters = apply_settings(parameters, settings)
     check_parameters(parameters)
-    write = partial(click.echo, file=sys.stdout)
+    write = Screen(sys.stdout)
     if only_check:
         own = {name: parameters[name] for name in ("dataset", "train_limit", "attack", "seed")}
         ctx.exit(_check(from_mapping(IngestConfig, {**parameters["ingest_settings"], **own}), drop, store, write))

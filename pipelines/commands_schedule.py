@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from components.cli import home
 from components.common.contracts.configs import ClaimConfig, PromoteConfig
 from components.common.contracts.errors import ConfigError
 from pipelines.commands_submit import _server_options
+from pipelines.screen import Screen
 
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
@@ -205,9 +205,7 @@ def schedule_run_once_command(
     from pipelines.run import new_run_id
 
     order = _order(name, drops, store, control, _parameters(settings))
-    # Bound to the stream of now: during the run, standard output is what the stages print.
-    write = partial(click.echo, file=sys.stdout)
-    ctx.exit(retrain_once(order, run_id or new_run_id(), home(), write).code)
+    ctx.exit(retrain_once(order, run_id or new_run_id(), home(), Screen(sys.stdout)).code)
 
 
 @click.command("backfill")
@@ -243,7 +241,7 @@ def backfill_command(
 
     terms_of(ClaimConfig(name=name, since=first, until=last), "backfill")
     order = _order(name, drops, store, control, _parameters(settings, since=first, until=last))
-    ended = backfill(order, home(), partial(click.echo, file=sys.stdout))
+    ended = backfill(order, home(), Screen(sys.stdout))
     for one in ended:
         click.echo(f"{one.run_id}: {one.outcome}")
     ctx.exit(ended[-1].code or max(one.code for one in ended))

@@ -171,7 +171,7 @@ def execute(
         pipeline: The pipeline.
         arguments: Its arguments.
         folder: Where KFP's own outputs go; it exists.
-        write: Takes one line for the user.
+        write: Takes one line for the user; a ``Screen`` also shows a bar on a terminal.
         engine: What runs the stages.
 
     Returns:
@@ -184,12 +184,17 @@ def execute(
     from kfp.local.config import LocalExecutionConfig
 
     from pipelines.progress import Progress, shown
+    from pipelines.screen import Screen
 
     progress = Progress(names=_leaves(pipeline.pipeline_spec), write=write)
+    followed = (
+        write.following(progress, folder / "progress.json") if isinstance(write, Screen) else contextlib.nullcontext()
+    )
     status = folder / "status.json"
     status.unlink(missing_ok=True)
     try:
-        with engine(status) as runner, shown(progress), warnings.catch_warnings():
+        # Before the engine, which takes the environment of now for its containers.
+        with followed, engine(status) as runner, shown(progress), warnings.catch_warnings():
             local.init(runner=runner, pipeline_root=str(folder))
             warnings.filterwarnings("ignore", message=r".*have no effect in the current local runner", module="kfp")
             pipeline(**arguments)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts.errors import ConfigError
+from components.common.progress_note import PROGRESS_FILE
 from components.container import STATUS_FILE
 
 __all__ = ["containers"]
@@ -32,6 +33,10 @@ _PASSED_ON = (
     "no_proxy",
     "UNTAINT_LOG_LEVEL",
     "UNTAINT_ALLOW_DOWNLOAD",
+    "UNTAINT_PROCESSES",
+    "OMP_NUM_THREADS",
+    # It lies in the run's folder.
+    PROGRESS_FILE,
     _DATA_DIR,
 )
 _PASSED_ON_PREFIX = "UNTAINT_S3_"

@@ -23,6 +23,7 @@ from components.common.contracts.artifacts import StageManifest, digest_of, stag
 from components.common.contracts.configs import as_mapping
 from components.common.contracts.errors import ConfigError, ContractError
 from components.common.contracts.tables import TableSpec
+from components.common.progress_note import note_progress
 from components.common.quality.gate import QualityGate
 from components.common.quality.parquet import decode_table, encode_table
 from components.common.quality.streaming import write_parts
@@ -289,6 +290,7 @@ class StageRun:
 
     def progress(self, phase: str, step: int, total: int, figures: Mapping[str, float]) -> None:
         """One plain line every 30 s or 5 %, whichever comes later, and the last; part of ``Watch``."""
+        note_progress(phase, step, total)
         now = time.monotonic()
         said_at, said_share = self._said.get(phase, (now - _SAY_EVERY_SECONDS / 2, 0.0))
         due = now - said_at >= _SAY_EVERY_SECONDS and step / total - said_share >= _SAY_EVERY_SHARE
