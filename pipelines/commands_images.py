@@ -83,21 +83,32 @@ def tag_command(**given: str) -> None:
 @_REGISTRY
 @_TAG
 @_content
-def list_command(registry: str, tag: str, **given: str) -> None:
+@click.option("--compressed", is_flag=True, help="Also what they weigh in a registry; takes a minute or two.")
+def list_command(registry: str, tag: str, compressed: bool, **given: str) -> None:
     """Print the images of this tag with their sizes."""
-    _show(registry, tag or content_tag(BuildOptions(**given)), STAGES)
+    _show(registry, tag or content_tag(BuildOptions(**given)), STAGES, compressed)
 
 
-def _show(registry: str, tag: str, stages: tuple[str, ...]) -> None:
+def _show(registry: str, tag: str, stages: tuple[str, ...], compressed: bool = False) -> None:
+    from pipelines.image_sizes import compressed_sizes
     from pipelines.results import table
     from pipelines.training import image_of
 
+    unpacked = sizes(registry, tag, stages)
+    packed, together = compressed_sizes(registry, tag, stages) if compressed else ({}, 0)
     rows = [
-        (image_of(size.stage, registry, tag), f"{size.total_bytes / _MB:.0f}", f"{size.code_bytes / _MB:.2f}")
-        for size in sizes(registry, tag, stages)
+        (
+            image_of(size.stage, registry, tag),
+            f"{size.total_bytes / _MB:.0f}",
+            *([f"{packed[size.stage] / _MB:.0f}"] if compressed else []),
+            f"{size.code_bytes / _MB:.2f}",
+        )
+        for size in unpacked
     ]
-    for line in table(("image", "MB", "code MB"), rows):
+    for line in table(("image", "MB", *(["compressed MB"] if compressed else []), "code MB"), rows):
         click.echo(line)
+    if compressed:
+        click.echo(f"all of them in a registry, where shared layers lie once: {together / _MB:.0f} MB")
 
 
 @click.command("run-docker", params=list(run_command.params))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from components.common.contracts.errors import ConfigError
 from pipelines import training
+from pipelines.image_sizes import compressed_sizes
 from pipelines.images import CPU_STAGES, STAGES, BuildOptions, build_images, content_tag
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +122,60 @@ def test_the_dockerfile_needs_no_buildkit_and_sets_no_entrypoint() -> None:
     instructions = "\n".join(line for line in DOCKERFILE.splitlines() if not line.startswith("#"))
     assert not re.search(r"RUN --mount|COPY --chmod|<<|ENTRYPOINT", instructions)
     assert "# syntax" not in DOCKERFILE
+
+
+def _saved_by(folder: Path, layout: str) -> None:
+    """A program `docker` whose `save` writes an archive as Docker's two formats lay it out."""
+    import io
+    import json
+    import tarfile
+
+    heavy, light = b"heavy" * 200_000, bytes(range(256)) * 40
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+
+        def add(name: str, data: bytes) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+        if layout == "older":
+            add("a/layer.tar", heavy)
+            add("b/layer.tar", light)
+            link = tarfile.TarInfo("c/layer.tar")
+            link.type, link.linkname = tarfile.SYMTYPE, "../a/layer.tar"
+            archive.addfile(link)
+            layers = [["a/layer.tar", "b/layer.tar"], ["c/layer.tar"]]
+        else:
+            add("blobs/sha256/aa", gzip.compress(heavy))
+            add("blobs/sha256/bb", light)
+            layers = [["blobs/sha256/aa", "blobs/sha256/bb"], ["blobs/sha256/aa"]]
+        names = ["r/untaint-warmup:t", "r/untaint-split:t"]
+        record = [{"RepoTags": [name], "Layers": paths} for name, paths in zip(names, layers, strict=True)]
+        add("manifest.json", json.dumps(record).encode())
+    (folder / "saved.tar").write_bytes(buffer.getvalue())
+    (folder / "docker").write_text(f"#!/bin/sh\ncat {folder}/saved.tar\n")
+    (folder / "docker").chmod(0o755)
+
+
+@pytest.mark.parametrize("layout", ["older", "newer"])
+def test_compressed_sizes_count_a_shared_layer_in_each_image_and_once_in_all(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _saved_by(tmp_path, layout)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    packed, together = compressed_sizes("r", "t", ["warmup", "split"])
+    heavy = len(gzip.compress(b"heavy" * 200_000))
+    # The length of gzip's own header may differ by a few bytes.
+    assert packed["split"] == pytest.approx(heavy, abs=20)
+    assert packed["split"] < packed["warmup"] == together
+
+
+def test_an_image_that_is_not_there_is_told_with_what_docker_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\necho no such image >&2\nexit 1\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(ConfigError, match="no such image"):
+        compressed_sizes("r", "t", ["split"])
