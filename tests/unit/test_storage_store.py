@@ -10,6 +10,7 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,6 +101,45 @@ def test_ranges_are_exact(store: Store):
         store.get_range(uri, 100, 1)
     with pytest.raises(ConfigError):
         store.get_range(uri, 0, 0)
+
+
+def test_ranges_of_many_objects_do_without_the_slow_client(store: Store, monkeypatch: pytest.MonkeyPatch):
+    names = ["plain", "a b+c%2F~*'()!@&=;:,$", "ä/猫 (1).png", "tail?#x"]
+    for name in names:
+        store.put(f"{store.root}/{name}", f"bytes of {name}".encode())
+    asked: list[str] = []
+    real = store._client().get_object
+
+    def counted(**request: Any) -> Any:
+        asked.append(request["Key"])
+        return real(**request)
+
+    monkeypatch.setattr(store._client(), "get_object", counted)
+    for name in names:
+        data = f"bytes of {name}".encode()
+        assert store.get_range(f"{store.root}/{name}", 0, len(data)) == data
+        assert store.get_range(f"{store.root}/{name}", 9, 2) == data[9:11]
+    assert asked == []
+    # What is unusual is the slow client's: its answer, its message.
+    with pytest.raises(ContractError, match="expected 99 bytes"):
+        store.get_range(f"{store.root}/plain", 0, 99)
+    assert len(asked) == 1
+
+
+def test_a_store_that_refuses_the_quick_way_is_read_the_slow_way(store: Store, monkeypatch: pytest.MonkeyPatch):
+    store.put(f"{store.root}/x", b"bytes")
+    quick = store._clients.quick()
+    sent = 0
+    real = quick._get
+
+    def refused(*request: Any) -> bytes | None:
+        nonlocal sent
+        sent += 1
+        return real("no-such-bucket", *request[1:])
+
+    monkeypatch.setattr(quick, "_get", refused)
+    assert [store.get_range(f"{store.root}/x", 0, 5) for _ in range(30)] == [b"bytes"] * 30
+    assert sent == 20, "after twenty refusals in a row, no more are asked for"
 
 
 def test_listing_turns_pages_and_keeps_to_its_prefix(store: Store):

@@ -9,18 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
-import os
 import shutil
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from components.common.contracts.errors import ConfigError, ConflictError, ContractError, ResourceError, StorageError
-from components.common.storage._failures import code_of, told, translated
+from components.common.storage._clients import Clients
+from components.common.storage._failures import code_of, translated
 from components.common.storage.addresses import ObjectInfo, join, parse_uri
 from components.common.storage.settings import S3Settings
 
@@ -60,8 +59,7 @@ class Store:
         parse_uri(root)
         self.root = root.rstrip("/")
         self.settings = settings or S3Settings.from_environment()
-        self._lock = threading.Lock()
-        self._made: tuple[int, S3Client] | None = None
+        self._clients = Clients(self.settings, self.root)
 
     def __repr__(self) -> str:
         return f"Store({self.root!r})"
@@ -134,6 +132,9 @@ class Store:
                 found=f"{start} and {length}",
                 hint="Ask for at least one byte.",
             )
+        quick = self._clients.quick().read(*self._locate(uri), start, length)
+        if quick is not None:
+            return quick
         span = f"bytes={start}-{start + length - 1}"
 
         def consume(answer: GetObjectOutputTypeDef) -> bytes:
@@ -287,44 +288,7 @@ class Store:
             self._client().delete_object(Bucket=bucket, Key=key)
 
     def _client(self) -> S3Client:
-        made = self._made
-        # A connection pool shared with a forked child would mix the answers of both processes.
-        if made is not None and made[0] == os.getpid():
-            return made[1]
-        with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = (os.getpid(), self._new_client())
-            return self._made[1]
-
-    def _new_client(self) -> S3Client:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError
-
-        chosen = self.settings
-        style: Literal["auto", "path", "virtual"] = "auto"
-        if chosen.path_style is not None:
-            style = "path" if chosen.path_style else "virtual"
-        config = Config(
-            connect_timeout=chosen.connect_timeout,
-            read_timeout=chosen.read_timeout,
-            retries={"mode": "standard", "total_max_attempts": chosen.max_attempts},
-            request_checksum_calculation=chosen.checksums,
-            response_checksum_validation=chosen.checksums,
-            s3={"addressing_style": style},
-            max_pool_connections=16,
-            user_agent_extra="untaint",
-        )
-        try:
-            # A session of its own: the default one keeps the first credentials it saw.
-            return boto3.session.Session().client("s3", config=config)
-        except BotoCoreError as problem:
-            raise told(problem, "the configured endpoint", "connect for", self.root) from problem
-        except ValueError as problem:
-            # botocore's text quotes the URL, which may carry a password.
-            raise ConfigError(
-                "AWS_ENDPOINT_URL", expected="http(s)://host[:port]", found="something else", hint="Correct it."
-            ) from problem
+        return self._clients.client()
 
     def _locate(self, uri: str) -> tuple[str, str]:
         bucket, key = parse_uri(uri)
