@@ -61,9 +61,10 @@ def suspects_table(
 def cleaned_table(
     index: pa.Table, left_out: npt.NDArray[np.int64], class_names: Sequence[str], location: str
 ) -> pa.Table:
-    """The sample index without some rows, ``contracts.tables.CLEANED_INDEX``.
+    """The sample index without some rows, ``contracts.tables.CLEANED_INDEX``; of a drop, a list that reads as a drop.
 
-    A trainer that knows nothing of this project needs the key, the label's name and which subset it belongs to.
+    A trainer that knows nothing of this project needs the key, the label's name and which subset it belongs to. The
+    rows of a holdout that is a drop of its own are left out: their keys mean nothing in this one.
 
     Args:
         index: The sample index.
@@ -74,6 +75,8 @@ def cleaned_table(
     keep = np.ones(index.num_rows, dtype=bool)
     keep[left_out] = False
     kept = index.filter(pa.array(keep))
+    if location:
+        kept = kept.filter(pc.starts_with(kept["uri"], f"{location.rstrip('/')}/"))
     names = pa.array(class_names, pa.string())
     return pa.table(
         {

@@ -188,5 +188,5 @@ def test_an_audit_finds_the_poison_of_a_drop(tmp_path: Path, monkeypatch: pytest
     assert "asr" not in found[2].metrics
     assert len(poisoned & suspects) >= 0.9 * len(poisoned)
     assert len(suspects - poisoned) <= 0.02 * 2_000
-    assert len(cleaned) == 3_000 - len(suspects)
+    assert len(cleaned) == 2_000 - len(suspects)
     assert suspects.isdisjoint(cleaned)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ from components.common.datasets.base import LocalFolder, load
 from components.common.datasets.drop import Drop, DropOptions, read_drop, survey_drop
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
+from components.evaluate.suspects import cleaned_table
 from components.ingest.sources import folders
 from tests.unit.drop_samples import class_folders, csv_list, digits, encode, hostile, parquet_list, shard, shards
 
@@ -424,3 +426,55 @@ def test_the_same_drop_gives_the_same_rows(tmp_path: Path, read: Read) -> None:
     assert index_of(first) == index_of(second)
     assert np.array_equal(pixels_of(first, tmp_path), pixels_of(second, tmp_path))
     assert [column.name for column in SAMPLE_INDEX.columns] == list(index_of(first))
+
+
+@pytest.mark.parametrize("place", ["local", "store"])
+@pytest.mark.parametrize("form", ["folders", "shards"])
+def test_the_cleaned_index_of_one_run_is_the_list_of_another(
+    form: str, place: str, tmp_path: Path, store: Store, read: Read
+) -> None:
+    root = FORMS[form](tmp_path / form)
+    address = upload(store, root) if place == "store" else str(root)
+    folder_of = folders(store) if place == "store" else LocalFolder
+    first = read(address, folder_of)
+    before, pixels = index_of(first), pixels_of(first, tmp_path)
+    index = pa.table({name: before[name] for name in SAMPLE_INDEX.schema.names}, schema=SAMPLE_INDEX.schema)
+    suspects = np.array([3, 17, 150])
+    cleaned = cleaned_table(index, suspects, first.class_names, first.location)
+    pq.write_table(cleaned, tmp_path / "index.parquet")
+    if place == "store":
+        store.upload_file(f"{address}/index.parquet", tmp_path / "index.parquet")
+    else:
+        (root / "index.parquet").write_bytes((tmp_path / "index.parquet").read_bytes())
+    second = read(address, folder_of)
+    assert (second.form, second.rejected, second.class_names) == ("list", [], first.class_names)
+    after = index_of(second)
+    kept = np.delete(np.arange(200), suspects).tolist()
+    for name in ("uri", "digest", "given_label", "subset"):
+        assert after[name] == [before[name][row] for row in kept], name
+    assert np.array_equal(pixels_of(second, tmp_path), pixels[kept])
+
+
+def test_rows_of_shards_that_are_not_there_are_told(tmp_path: Path, read: Read) -> None:
+    root = shards(tmp_path / "d")
+    wrong = {"part-0.parquet#row=100": "bad_shard", "part-0.parquet#row=9999999": "bad_shard"}
+    wrong |= dict.fromkeys(["part-2.parquet#row=0", "part-0.parquet#row=-1", "part-0.parquet#row=12345678"], "missing")
+    wrong["../part-0.parquet#row=1"] = "unsafe_key"
+    rows = [(f"part-{part}.parquet#row={row}", label) for part, row, label in by_shard(200)]
+    parquet_list(root, [*rows, *((key, 3) for key in wrong)])
+    drop = read(root, max_rejected_ratio=1.0)
+    assert {entry.key: entry.reason for entry in drop.rejected} == wrong
+    assert len(drop.labels) == 200
+
+
+def test_a_list_names_files_or_rows_of_shards(tmp_path: Path, read: Read) -> None:
+    root = shards(tmp_path / "d")
+    (root / "x.png").write_bytes(encode(digits(1)[0][2]))
+    parquet_list(root, [("x.png", 0), ("part-0.parquet#row=0", 0)])
+    with pytest.raises(DataError, match="either files or rows of Parquet shards"):
+        read(root)
+
+
+def by_shard(count: int) -> list[tuple[int, int, int]]:
+    """Part, row and label of each digit, as ``shards`` puts them."""
+    return [(part, row, label) for part in range(2) for row, (_, label, _) in enumerate(digits(count)[part::2])]

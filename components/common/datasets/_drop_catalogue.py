@@ -27,6 +27,9 @@ _CHUNK_KEYS = 65_536
 _MAX_CLASSES = 32_767
 _MAX_NAME = 200
 _LISTS = ("index.parquet", "index.csv")
+# How the cleaned index of shards names a row; more digits than a shard may have rows.
+_SHARD_ROW = r"^(?P<file>.+\.parquet)#row=(?P<row>[0-9]{1,7})$"
+_ROW_BITS = 24
 _GIVEN = {"train": 0, "holdout": 1}
 
 
@@ -42,7 +45,7 @@ class Rejected(NamedTuple):
 class Catalogue:
     """A drop's content by what its listing and labels say.
 
-    Several rows may refer to one image. A reference is a position in ``keys``, or, where the files are Parquet shards,
+    Several rows may refer to one image. A reference is a position in ``keys``, or, where images are rows of shards,
     a position in ``shard`` and ``shard_row``.
 
     Attributes:
@@ -50,8 +53,8 @@ class Catalogue:
         form: ``folders``, ``list`` or ``shards``.
         keys: Files, relative to the folder.
         sizes: int64, their lengths in bytes.
-        shard: int32 [references], position in ``keys``; None unless the files are shards.
-        shard_row: int64 [references], row in that shard; None unless the files are shards.
+        shard: int32 [references], position in ``keys``; None unless the images are rows of shards.
+        shard_row: int64 [references], row in that shard; None as ``shard``.
         row_ref: int32 [rows], the image of each row.
         labels: int32 [rows], position in ``class_names``.
         class_names: Sorted, as numbers if all are.
@@ -183,7 +186,7 @@ def _listed(folder: Folder, keys: pa.Array, sizes: npt.NDArray[np.int64], scratc
     why = [unsafe(name) for name in names]
     # A name that is not safe is looked up nowhere.
     safe = pa.array([name if reason is None else None for name, reason in zip(names, why, strict=True)], pa.string())
-    position = pc.fill_null(pc.index_in(safe, keys), -1).to_numpy()
+    position, row_of = _places(safe, keys)
     usable = position >= 0
     for at in np.unique(listed.key_of[~usable[listed.key_of]]):
         unfit = why[at]
@@ -208,12 +211,24 @@ def _listed(folder: Folder, keys: pa.Array, sizes: npt.NDArray[np.int64], scratc
     # Copies of a label's text that differ in nothing but surrounding blanks are one class.
     texts = [(label or "").strip() for label in listed.labels]
     classes, labels = in_order(texts, listed.label_of[good_row], folder)
-    refs, row_ref = np.unique(position[listed.key_of[good_row]], return_inverse=True)
+    chosen = listed.key_of[good_row]
+    of_shards = row_of[chosen] >= 0
+    if of_shards.any() and not of_shards.all():
+        raise DataError(
+            f"{folder.location}/{present[0]}, keys",
+            expected="either files or rows of Parquet shards (part.parquet#row=17)",
+            found="both",
+            hint="Make it two drops.",
+        )
+    place, row_ref = np.unique(position[chosen] << _ROW_BITS | np.maximum(row_of[chosen], 0), return_inverse=True)
+    used, shard = np.unique(place >> _ROW_BITS, return_inverse=True)
     return Catalogue(
         folder=folder,
         form="list",
-        keys=keys.take(pa.array(refs)),
-        sizes=sizes[refs],
+        keys=keys.take(pa.array(used)),
+        sizes=sizes[used],
+        shard=shard.astype(np.int32) if of_shards.any() else None,
+        shard_row=place & (1 << _ROW_BITS) - 1 if of_shards.any() else None,
         row_ref=row_ref.astype(np.int32),
         labels=labels,
         class_names=classes,
@@ -221,6 +236,20 @@ def _listed(folder: Folder, keys: pa.Array, sizes: npt.NDArray[np.int64], scratc
         rejected=rejected,
         rejected_rows=int((~good_row).sum()),
     )
+
+
+def _places(names: pa.Array, keys: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Where the names of a list lie in the drop: position of the file, -1 for none, and row of a shard, -1 for a file.
+
+    Args:
+        names: The names, null for those that must not be looked up.
+        keys: The drop's files.
+    """
+    file = pc.fill_null(pc.index_in(names, keys), -1).to_numpy().astype(np.int64)
+    parts = pc.extract_regex(names, _SHARD_ROW)
+    shard = pc.fill_null(pc.index_in(pc.struct_field(parts, "file"), keys), -1).to_numpy().astype(np.int64)
+    row = pc.fill_null(pc.struct_field(parts, "row").cast(pa.int64()), -1).to_numpy()
+    return np.where(file >= 0, file, shard), np.where((file < 0) & (shard >= 0), row, -1)
 
 
 def _sharded(folder: Folder, keys: pa.Array, sizes: npt.NDArray[np.int64], scratch: Path) -> Catalogue:

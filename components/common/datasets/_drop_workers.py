@@ -285,7 +285,7 @@ def _decoded(chunk: Chunk, images: Iterator[bytes | tuple[str, str]]) -> Finding
             found.shapes[position] = pixels.shape
             draft.write(np.ascontiguousarray(pixels))
     for position in range(done, len(chunk.refs)):
-        found.problems[position] = ("bad_shard", "the file is damaged at or before this row")
+        found.problems[position] = ("bad_shard", "the file ends or is damaged at or before this row")
     return Findings(
         refs=found.refs,
         draft=str(_state["draft"]),
