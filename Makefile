@@ -17,7 +17,7 @@ PIP_EXTRA := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup run test test-slow check format docs golden compile check-k8s submit run-local run-local-down bench-train store lock clean
+.PHONY: help setup run test test-slow check format docs golden compile check-k8s submit run-local run-local-down bench bench-train store lock clean
 
 help: ## Show these targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,13 @@ golden: $(STAMP) ## Write the expected compiled pipelines anew; look at the diff
 compile: $(STAMP) ## Compile the pipeline for a cluster to build/training.yaml (REGISTRY=, TAG=, PROFILE=)
 	@mkdir -p build
 	@$(BIN)/untaint compile --registry "$(REGISTRY)" --tag "$(TAG)" --profile "$(PROFILE)" --output build/training.yaml $(ARGS)
+
+# A matrix of tests/benchmarks/matrices, and which of its cells: FILTER=attack=badnets,wanet,seed=30,method=untaint
+MATRIX ?= quick
+FILTER ?=
+
+bench: $(STAMP) ## Measure attacks x seeds x methods; goes on where it stopped (MATRIX=, FILTER=, ARGS="--jobs 2 --list")
+	@$(BIN)/python -m tests.benchmarks.bench $(MATRIX) $(if $(FILTER),--only $(FILTER)) --render $(ARGS)
 
 bench-train: $(STAMP) ## Measure the speed of training
 	$(BIN)/python -m tests.benchmarks.train_speed $(ARGS)

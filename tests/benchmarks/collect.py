@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 from collections import defaultdict
@@ -20,8 +21,10 @@ from components.common.storage.addresses import join
 from components.common.storage.publish import find_manifest
 from components.common.storage.store import Store
 from pipelines.run import load_plan, opened_store
+from tests.benchmarks.tables import spread, summary
 
-RESULTS = Path(__file__).parent / "results"
+# Another folder for trials, whose cells are not to replace the committed ones.
+RESULTS = Path(os.environ.get("UNTAINT_BENCH_RESULTS") or Path(__file__).parent / "results")
 PAGE = Path(__file__).parents[2] / "docs" / "RESULTS.md"
 START, END = "<!-- cells: {} -->", "<!-- end of cells -->"
 
@@ -33,7 +36,8 @@ def commit() -> str:
     def ask(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
-    return ask("rev-parse", "--short=10", "HEAD") + ("+" if ask("status", "--porcelain", "-uno") else "")
+    code = ("components", "pipelines", "tests/benchmarks", ":(exclude)tests/benchmarks/results")
+    return ask("rev-parse", "--short=10", "HEAD") + ("+" if ask("status", "--porcelain", "-uno", "--", *code) else "")
 
 
 def cells_of(store: Store, run_id: str, matrix: str) -> list[dict]:
@@ -108,21 +112,15 @@ def write(cell: dict) -> Path:
     return path
 
 
-def spread(values: list[float | None], scale: float = 100.0) -> str:
-    """Mean ± sample standard deviation and, of several, the worst in brackets; a dash where nothing was measured."""
-    known = [scale * value for value in values if value is not None]
-    if not known:
-        return "-"
-    if len(known) == 1:
-        return f"{known[0]:.1f}"
-    return f"{statistics.mean(known):.1f} ± {statistics.stdev(known):.1f}"
+def read_cells(matrix: str) -> list[dict]:
+    """The cells of a matrix, by file name."""
+    return [json.loads(path.read_text()) for path in sorted((RESULTS / matrix).glob("*.json"))]
 
 
 def table(matrix: str) -> str:
     """The Markdown table of a matrix: a line per dataset, attack, rate and method, over the seeds."""
     groups = defaultdict(list)
-    for path in sorted((RESULTS / matrix).glob("*.json")):
-        cell = json.loads(path.read_text())
+    for cell in read_cells(matrix):
         groups[(cell["dataset"], cell["attack"], cell["poison_rate"], cell["method"])].append(cell)
     lines = [
         "| dataset | attack | rate | method | seeds | ACC % | ASR % | worst ASR % | lowest AUROC | clean flagged % "
@@ -151,7 +149,9 @@ def render() -> None:
     for folder in sorted(RESULTS.iterdir()):
         head, mark, rest = page.partition(START.format(folder.name))
         if mark:
-            page = f"{head}{mark}\n{table(folder.name)}\n{END}{rest.partition(END)[2]}"
+            of_bench = (Path(__file__).parent / "matrices" / f"{folder.name}.yaml").exists()
+            text = summary(read_cells(folder.name)) if of_bench else table(folder.name)
+            page = f"{head}{mark}\n{text}\n{END}{rest.partition(END)[2]}"
     PAGE.write_text(page)
 
 
