@@ -15,10 +15,10 @@ from components.common.contracts.configs import (
     SplitConfig,
     UnlearnConfig,
     WarmupConfig,
-    as_mapping,
     from_mapping,
 )
 from components.common.contracts.errors import ConfigError
+from pipelines.parameters import INJECTED, TRAINING, defaults_of
 
 __all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters", "stage_configs"]
 
@@ -47,15 +47,7 @@ _OWN_PARAMETER = {
 
 def default_parameters() -> dict[str, Any]:
     """The pipeline's parameters without ``store_root`` and ``run_id``, each with its config's default."""
-    ingest = as_mapping(IngestConfig())
-    parameters = {name: ingest[name] for name in _OWN_PARAMETER["ingest"]}
-    parameters |= {
-        "model": WarmupConfig().model,
-        "warmup_epochs": WarmupConfig().epochs,
-        "finetune_epochs": FinetuneConfig().epochs,
-        "control_epochs": WarmupConfig().epochs + FinetuneConfig().epochs,
-    }
-    return parameters | {f"{stage}_settings": {} for stage in CONFIGS}
+    return defaults_of((*INJECTED, *TRAINING))
 
 
 def apply_settings(

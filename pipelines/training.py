@@ -6,13 +6,13 @@ from typing import Any
 
 from kfp import compiler, dsl
 
-from components.common.contracts.configs import FinetuneConfig, IngestConfig, WarmupConfig
 from components.evaluate.component import build as evaluate_component
 from components.finetune.component import build as finetune_component
 from components.ingest.component import build as ingest_component
 from components.split.component import build as split_component
 from components.unlearn.component import build as unlearn_component
 from components.warmup.component import build as warmup_component
+from pipelines.parameters import INJECTED, RUN, TRAINING, declared
 from pipelines.placement import pipeline_config, place
 from pipelines.profiles import Profile
 
@@ -30,10 +30,6 @@ _BUILDERS: dict[str, Callable[[str], Any]] = {
 }
 STAGES = tuple(_BUILDERS)
 """The stages that have an image, in the order of the data."""
-
-_INGEST = IngestConfig()
-_WARMUP = WarmupConfig()
-_FINETUNE = FinetuneConfig()
 
 
 def image_of(stage: str, registry: str, tag: str) -> str:
@@ -78,81 +74,37 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
         if profile is not None:
             place(task, name, profile, tag)
 
-    # The defaults below are KFP's interface; their values come from the configs, where alone a default stands.
-    # KFP reads annotations at run time, and a dict default is only written into the YAML, never shared.
-    def untaint_training(
-        store_root: str,
-        run_id: str,
-        dataset: str = _INGEST.dataset,
-        train_limit: int = _INGEST.train_limit,
-        attack: str = _INGEST.attack,
-        poison_rate: float = _INGEST.poison_rate,
-        target_label: int = _INGEST.target_label,
-        model: str = _WARMUP.model,
-        seed: int = _INGEST.seed,
-        warmup_epochs: int = _WARMUP.epochs,
-        finetune_epochs: int = _FINETUNE.epochs,
-        control_epochs: int = _WARMUP.epochs + _FINETUNE.epochs,
-        ingest_settings: dict[str, Any] = {},  # noqa: B006
-        warmup_settings: dict[str, Any] = {},  # noqa: B006
-        control_settings: dict[str, Any] = {},  # noqa: B006
-        split_settings: dict[str, Any] = {},  # noqa: B006
-        unlearn_settings: dict[str, Any] = {},  # noqa: B006
-        finetune_settings: dict[str, Any] = {},  # noqa: B006
-        evaluate_settings: dict[str, Any] = {},  # noqa: B006
-    ) -> None:
-        """Trains a clean image classifier from a dataset that may be poisoned.
-
-        Args:
-            store_root: ``s3://bucket/prefix`` of the run data.
-            run_id: Identifier of the run; an unfinished run of the same id is continued.
-            dataset: Name of the dataset: ``mnist5k``, ``cifar10`` or ``parquet:<folder or s3 prefix>``.
-            train_limit: Training samples to take, stratified; 0 for all.
-            attack: Attack to inject, or ``none`` to take the data as they are.
-            poison_rate: Poisoned share of the training set, in [0, 1].
-            target_label: Class that triggered images are to be taken for.
-            model: Name of the model.
-            seed: Seed of everything random.
-            warmup_epochs: Passes of the warm-up over the training set.
-            finetune_epochs: Passes of the fine-tuning over the training set.
-            control_epochs: Passes of the undefended model, usually those of warm-up and fine-tuning together.
-            ingest_settings: Further settings of ingest by name.
-            warmup_settings: Further settings of warmup by name.
-            control_settings: Further settings of the undefended model's training by name.
-            split_settings: Further settings of split by name.
-            unlearn_settings: Further settings of unlearn by name.
-            finetune_settings: Further settings of finetune by name.
-            evaluate_settings: Further settings of evaluate by name.
-        """
-        run = {"store_root": store_root, "run_id": run_id}
+    @declared((*RUN, *INJECTED, *TRAINING), "Trains a clean image classifier from a dataset that may be poisoned.")
+    def untaint_training(given: dict[str, Any]) -> None:
+        run = {name: given[name] for name in ("store_root", "run_id")}
+        data = {one.name: given[one.name] for one in INJECTED}
+        seed, model = given["seed"], given["model"]
         ingest = component["ingest"](
-            **run,
-            dataset=dataset,
-            train_limit=train_limit,
-            attack=attack,
-            poison_rate=poison_rate,
-            target_label=target_label,
-            seed=seed,
-            settings=ingest_settings,
+            **run, **data, train_limit=given["train_limit"], seed=seed, settings=given["ingest_settings"]
         )
         settle(ingest, "ingest")
         base = {**run, "seed": seed, **_handed_on("ingest", ingest)}
-        warmup = component["warmup"](**base, role="warmup", model=model, epochs=warmup_epochs, settings=warmup_settings)
+        warmup = component["warmup"](
+            **base, role="warmup", model=model, epochs=given["warmup_epochs"], settings=given["warmup_settings"]
+        )
         settle(warmup, "warmup")
         undefended = {"control_uri": "", "control_sha256": ""}
         if control:
             rival = component["warmup"](
-                **base, role="control", model=model, epochs=control_epochs, settings=control_settings
+                **base, role="control", model=model, epochs=given["control_epochs"], settings=given["control_settings"]
             )
             settle(rival, "control")
             undefended = _handed_on("control", rival)
         warmed = {**base, **_handed_on("warmup", warmup)}
-        split = component["split"](**warmed, settings=split_settings)
+        split = component["split"](**warmed, settings=given["split_settings"])
         settle(split, "split")
-        unlearn = component["unlearn"](**warmed, **_handed_on("split", split), settings=unlearn_settings)
+        unlearn = component["unlearn"](**warmed, **_handed_on("split", split), settings=given["unlearn_settings"])
         settle(unlearn, "unlearn")
         finetune = component["finetune"](
-            **base, **_handed_on("unlearn", unlearn), epochs=finetune_epochs, settings=finetune_settings
+            **base,
+            **_handed_on("unlearn", unlearn),
+            epochs=given["finetune_epochs"],
+            settings=given["finetune_settings"],
         )
         settle(finetune, "finetune")
         evaluate = component["evaluate"](
@@ -165,7 +117,7 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
             **_handed_on("unlearn", unlearn),
             **_handed_on("finetune", finetune),
             **undefended,
-            settings=evaluate_settings,
+            settings=given["evaluate_settings"],
         )
         settle(evaluate, "evaluate")
 
