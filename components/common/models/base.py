@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.common.contracts.errors import ConfigError
 from components.common.registry import Registry
 
-__all__ = ["MODELS", "ModelSpec", "Normalize", "build_model"]
+__all__ = ["MODELS", "ModelSpec", "Normalize", "build_model", "require_size"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +59,28 @@ class Normalize(nn.Module):
         return (images - self.mean) / self.std
 
 
+def require_size(name: str, spec: ModelSpec, *, least: int, multiple: int = 1) -> None:
+    """Checks that a model can take images of that size.
+
+    Args:
+        name: The model's name, for the message.
+        spec: What it is built for.
+        least: Smallest side in pixels.
+        multiple: What the side must be a multiple of.
+
+    Raises:
+        ConfigError: Another size.
+    """
+    if spec.image_size < least or spec.image_size % multiple:
+        nearest = max(least, round(spec.image_size / multiple) * multiple)
+        raise ConfigError(
+            f"model '{name}'",
+            expected=f"images of at least {least} pixels" + (f", in multiples of {multiple}" if multiple > 1 else ""),
+            found=f"{spec.image_size}",
+            hint=f"Set ingest.image_size={nearest}, or choose a model for smaller images, such as convnet.",
+        )
+
+
 def build_model(name: str, spec: ModelSpec) -> nn.Module:
     """Builds a freshly initialised classifier in channels-last memory format.
 
@@ -72,7 +94,7 @@ def build_model(name: str, spec: ModelSpec) -> nn.Module:
         A module from float images [n, c, h, w] in [0, 1] to logits [n, num_classes].
 
     Raises:
-        ConfigError: Unknown name, or fewer than two classes.
+        ConfigError: Unknown name, fewer than two classes, or images of a size that the model cannot take.
     """
     if spec.num_classes < 2:
         raise ConfigError(

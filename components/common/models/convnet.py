@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from components.common.models.base import MODELS, ModelSpec
+from components.common.models.base import MODELS, ModelSpec, require_size
 
 __all__ = ["convnet", "convnet_tiny"]
 
@@ -22,6 +22,7 @@ def _block(inputs: int, outputs: int, *, pool: bool) -> list[nn.Module]:
 
 def _plain(widths: tuple[tuple[int, bool], ...]) -> Callable[[ModelSpec], nn.Module]:
     def build(spec: ModelSpec) -> nn.Module:
+        require_size("convnet", spec, least=8)
         layers: list[nn.Module] = []
         inputs = spec.channels
         for outputs, pool in widths:
