@@ -61,7 +61,9 @@ def lines_of(manifest: StageManifest) -> list[str]:
         for label, acc, asr in (("defended", "acc", "asr"), ("undefended", "control_acc", "control_asr"))
         if acc in metrics or asr in metrics
     ]
-    lines = ["", *table(("model", "ACC %", "ASR %"), rows)] if rows else [""]
+    # Without an attack of the run's own there is no success rate to show, not even an empty one.
+    shown = 3 if any(row[2] != "-" for row in rows) else 2
+    lines = ["", *table(("model", "ACC %", "ASR %")[:shown], [row[:shown] for row in rows])] if rows else [""]
     for label, text in (
         ("verdict", facts.get("verdict")),
         ("suspects", _count(metrics.get("suspects"))),

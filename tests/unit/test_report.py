@@ -73,6 +73,11 @@ def test_a_canary_is_told_with_what_it_does_not_show() -> None:
     assert "Canary" not in render(report()).decode()
 
 
+def test_without_an_attack_of_its_own_a_run_claims_no_success_rate() -> None:
+    assert "ASR" not in render(replace(report(), attack={})).decode()
+    assert "ASR" in render(report()).decode()
+
+
 def test_figures_are_shown_in_per_cent_and_missing_ones_as_a_dash() -> None:
     page = render(report()).decode()
     assert "98.1 %" in page
