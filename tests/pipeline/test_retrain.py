@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from components.common.contracts.errors import ConfigError
 from components.common.contracts.retraining import Terms
 from components.common.storage.addresses import join
 from components.common.storage.champions import champion_of, history
@@ -23,7 +24,7 @@ from components.common.storage.drops import deliver
 from components.common.storage.publish import find_manifest
 from components.common.storage.store import Store
 from pipelines.retrain import build, compile_pipeline, default_parameters
-from pipelines.retrain_local import Ended, Order, backfill, retrain_once
+from pipelines.retrain_local import Ended, Order, backfill, check_order, retrain_once
 
 Made = Callable[[str, int], str]
 
@@ -53,11 +54,16 @@ def order(store: Store, **changes: Any) -> Order:
     parameters = default_parameters() | {
         "warmup_epochs": 1,
         "finetune_epochs": 1,
-        "ingest_settings": {},
+        "ingest_settings": {"canary_ratio": 0.05},
         "unlearn_settings": {"steps": 2},
         "warmup_settings": {"mixing_rounds": 1},
         # One pass over 192 digits learns next to nothing; what is tested is the machinery.
-        "promote_settings": {"require_canary": False, "max_suspect_share": 1.0, "max_acc_loss": 1.0},
+        "promote_settings": {
+            "min_canary_caught": 0.0,
+            "max_canary_fired": 1.0,
+            "max_suspect_share": 1.0,
+            "max_acc_loss": 1.0,
+        },
         "claim_settings": {"lease_seconds": 600.0},
     }
     return Order(name="digits", drops=f"{store.root}/drops", store=store.root, parameters=parameters | changes)
@@ -76,6 +82,8 @@ def test_two_drops_in_a_row_and_then_nothing_new(store: Store, drop: Made, tmp_p
     gates = {gate["name"]: gate for gate in present[0].gates}
     assert "ANOTHER holdout" in gates["accuracy"]["expected"]
     assert {name for name, gate in gates.items() if gate["passed"]} == {"accuracy", "suspects", "verdict", "canary"}
+    assert "% of 10 caught, fires on" in gates["canary"]["found"]
+    assert any(line.startswith("canary: ") and "this trigger was tested, no other" in line for line in lines), lines
     assert store.exists(present[0].model_uri)
     assert not any(word in line.lower() for line in lines for word in ("error", "fail", "warn")), lines
 
@@ -87,7 +95,8 @@ def test_gates_that_do_not_hold_keep_the_champion_and_end_the_run_readably(
     drop("2026-11-20", 0)
     lines: list[str] = []
     strict = {"require_canary": True, "max_suspect_share": 1.0, "min_acc": 1.0}
-    ended = retrain_once(order(store, promote_settings=strict), "run-1", tmp_path / "home", lines.append)
+    plain = order(store, promote_settings=strict, ingest_settings={})
+    ended = retrain_once(plain, "run-1", tmp_path / "home", lines.append)
     assert ended == Ended(run_id="run-1", outcome="kept champion", code=6)
     assert champion_of(store, "digits") is None
     assert any("gate canary: DID NOT HOLD" in line and "no canary in this run" in line for line in lines), lines
@@ -115,6 +124,14 @@ def test_a_training_that_stops_promotes_nothing_and_goes_on_with_its_drop(
     assert held.passed == {"being trained": 1}
     ended = retrain_once(order(store), "run-1", tmp_path / "home", lines.append)
     assert ended.outcome == "promoted", "\n".join(lines)
+
+
+def test_a_gate_that_no_run_could_pass_is_told_before_the_training(store: Store) -> None:
+    parameters = order(store).parameters | {"ingest_settings": {}, "promote_settings": {}}
+    with pytest.raises(ConfigError, match=r"promote\.require_canary asks for a canary"):
+        check_order("digits", f"{store.root}/drops", parameters)
+    check_order("digits", f"{store.root}/drops", parameters | {"promote_settings": {"require_canary": False}})
+    check_order("digits", f"{store.root}/drops", default_parameters())
 
 
 def test_without_a_drop_the_training_is_not_started(store: Store, tmp_path: Path) -> None:
