@@ -27,6 +27,7 @@ from components.ingest.algorithm import (
     rejected_table,
     statistics_of,
 )
+from components.ingest.learnable import check_labels_left, check_learnable
 from components.ingest.sources import StoreFiles, folders
 
 __all__ = ["IngestResult", "run_stage"]
@@ -79,8 +80,12 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
             holdout=config.holdout,
             max_rejected_ratio=config.max_rejected_ratio,
         )
+        check_learnable(
+            dataset.images[: dataset.n_train], dataset.labels[: dataset.n_train], dataset.class_names, config.dataset
+        )
         if attacked:
             injected = inject(dataset, config)
+            check_labels_left(injected.labels[: dataset.n_train], config.poison_rate)
             # The truth first: once the stage's own manifest stands, the stage is complete.
             truth = truth or _publish_truth(aside, dataset, injected)
         else:

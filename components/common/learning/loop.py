@@ -162,7 +162,7 @@ class Trainer:
 
         Raises:
             ConfigError: The batch is too small for the number of processes.
-            UntaintError: The loss is not finite.
+            UntaintError: The loss is not finite, or the weights are not.
             ResourceError: The device ran out of memory for the smallest part of a batch.
         """
         self._restore()
@@ -179,7 +179,19 @@ class Trainer:
             self.watch.progress(self.phase, self.step, total_steps, {"loss": figures})
             if self.step < total_steps and self.watch.wants_state(self.phase):
                 self.watch.save(self.phase, self.state())
+        self._check_weights()
         return self.ema.module.eval()
+
+    def _check_weights(self) -> None:
+        """The last step's update is seen by no loss; weights that are not finite would still classify, and wrongly."""
+        for name, weight in self.ema.module.state_dict().items():
+            if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+                raise UntaintError(
+                    f"training '{self.phase}', after step {self.step}",
+                    expected="finite weights",
+                    found=f"others in {name}",
+                    hint="Lower the learning rate of this stage.",
+                )
 
     def _take_step(self, rows: Tensor, loss_at: Loss) -> float:
         if self.parts == 0:
