@@ -51,20 +51,19 @@ def models_promote_command(name: str, run_id: str, store: str, force: bool, sett
     Example:
       untaint models promote digits 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    import yaml
-
     from components.common.contracts.configs import ClaimConfig
     from components.common.storage.claims import checked_run_id
     from components.common.storage.store import Store
     from pipelines.models import promote
     from pipelines.run import opened_store
+    from pipelines.settings import value_of
 
     ClaimConfig(name=name)
     pairs = [text.partition("=") for text in settings]
     for key, equals, _ in pairs:
         if not equals:
             raise ConfigError(f"--set {key[:80]}", expected="KEY=VALUE", found="no '='", hint="max_acc_loss=0.01")
-    config = from_mapping(PromoteConfig, {key: yaml.safe_load(value) for key, _, value in pairs})
+    config = from_mapping(PromoteConfig, {key: value_of(PromoteConfig, key, value) for key, _, value in pairs})
     with opened_store(store, home()) as (root, _embedded):
         made = promote(Store(root), name, checked_run_id(run_id), config, click.echo, force=force)
     click.echo(f"champion {made.number} of {name}: run {made.run_id}, ACC {100 * made.acc:.2f} %, {made.model_uri}")

@@ -20,7 +20,7 @@ from components.common.contracts.configs import (
 from components.common.contracts.errors import ConfigError
 from pipelines.parameters import INJECTED, TRAINING, defaults_of
 
-__all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters", "stage_configs"]
+__all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters", "stage_configs", "value_of"]
 
 CONFIGS: dict[str, type[Any]] = {
     "ingest": IngestConfig,
@@ -83,7 +83,7 @@ def apply_settings(
                 found="another form" if stage in configs else f"stage '{stage[:40]}'",
                 hint="Write it like warmup.batch_size=64.",
             )
-        value = _value(written, get_type_hints(configs[stage]).get(key), text)
+        value = value_of(configs[stage], key, written)
         own = _OWN_PARAMETER.get(stage, {}).get(key)
         named.add(own or key)
         if own is None:
@@ -98,15 +98,25 @@ def apply_settings(
     return changed
 
 
-def _value(written: str, kind: type[Any] | None, setting: str) -> Any:
-    """What a user wrote for a setting of that type; None for a name that is no setting."""
+def value_of(config: type[Any], name: str, written: str) -> Any:
+    """The value of a setting as a user wrote it: YAML, and text where the setting is text.
+
+    Args:
+        config: The config that the setting belongs to.
+        name: Its name; of one that does not exist the value is told all the same.
+        written: What stands behind the equals sign.
+
+    Raises:
+        ConfigError: No YAML.
+    """
     import yaml
 
+    kind = get_type_hints(config).get(name)
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError as problem:
         raise ConfigError(
-            f"setting '{setting[:200]}'",
+            f"{config.__name__}.{name[:80]}",
             expected="a YAML value behind the equals sign",
             found=type(problem).__name__,
             hint="Put the value in quotes if it is text with special characters.",

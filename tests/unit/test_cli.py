@@ -57,7 +57,7 @@ def test_run_shows_the_defaults_of_the_configs() -> None:
         (("run", "--set", "split.no_such=1"), "SplitConfig.no_such", "no such setting"),
         (("run", "--set", "promote.x=1"), "setting 'promote.x=1'", "stage 'promote'"),
         (("run", "--set", "warmup.epochs"), "setting 'warmup.epochs'", "another form"),
-        (("run", "--set", "split.isolation_ratio=[1"), "setting 'split.isolation_ratio=[1'", "ParserError"),
+        (("run", "--set", "split.isolation_ratio=[1"), "SplitConfig.isolation_ratio", "ParserError"),
         (("run", "--run-id", "../elsewhere"), "run id '../elsewhere'", "something else"),
         (("report", "never-was"), "run never-was", "none"),
         (("compile", "--output", "training.json"), "--output training.json", "another"),
