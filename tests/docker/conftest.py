@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import time
 
 import pytest
 
-from pipelines.images import BuildOptions, build_images, content_tag
+from pipelines.images import BuildOptions, build_images, content_tag, docker
 from pipelines.training import STAGES
 from tests.docker.base_image import BASE_IMAGE, ensure_base_image, served_wheels
+from tests.docker.pytorch import INDEX, cpu_requirement
 
-_REGISTRY = "untaint-tests"
+REGISTRY = "untaint-tests"
 
 
 @pytest.fixture(scope="session")
@@ -25,21 +28,43 @@ def base_image() -> str:
     return BASE_IMAGE
 
 
-@pytest.fixture(scope="session")
-def build_options(base_image: str) -> BuildOptions:
-    """Builds with PyTorch for CPUs throughout, unless the environment names another build.
+def options_for(base_image: str) -> BuildOptions:
+    """Builds with PyTorch for CPUs throughout; skips where there is none.
 
     The build for CUDA is gigabytes that no test here would use; that ingest, split and evaluate carry none of it is
     held by the arguments that their targets get, in tests/unit/test_images.py.
     """
-    torch = os.environ.get("UNTAINT_TEST_TORCH", "torch==2.13.0")
-    return BuildOptions(base_image=base_image, torch=torch, torch_cpu=torch, torchvision="", network="host")
+    torch = os.environ.get("UNTAINT_TEST_TORCH") or cpu_requirement()
+    if not torch:
+        pytest.skip(f"pip finds no build of PyTorch for CPUs; {INDEX} names an index that has one")
+    index = os.environ.get(INDEX, "")
+    return BuildOptions(
+        base_image=base_image,
+        torch=torch,
+        torch_cpu=torch,
+        torchvision="",
+        torch_index_url=index,
+        torch_cpu_index_url=index,
+        network="host",
+    )
+
+
+@pytest.fixture(scope="session")
+def build_options(base_image: str) -> BuildOptions:
+    """What the six images are built with."""
+    return options_for(base_image)
 
 
 @pytest.fixture(scope="session")
 def images(build_options: BuildOptions) -> tuple[str, str]:
     """Registry and tag of the six images, built from this checkout."""
     tag = content_tag(build_options)
+    started = time.monotonic()
     with served_wheels():
-        build_images(build_options, _REGISTRY, tag, lambda line: None, STAGES)
-    return _REGISTRY, tag
+        build_images(build_options, REGISTRY, tag, lambda line: None, STAGES)
+    sys.stdout.write(f"\nsix images with {build_options.torch} built in {time.monotonic() - started:.0f} s\n")
+    # Images of earlier code are of no more use; what is heavy in them is shared, and stays.
+    for name in docker("images", "--format", "{{.Repository}}:{{.Tag}}", f"{REGISTRY}/*").split():
+        if not name.endswith(f":{tag}"):
+            docker("rmi", name)
+    return REGISTRY, tag
