@@ -71,7 +71,7 @@ FILTER ?=
 bench: $(STAMP) ## Measure attacks x seeds x methods; goes on where it stopped (MATRIX=, FILTER=, ARGS="--jobs 2 --list")
 	@$(BIN)/python -m tests.benchmarks.bench $(MATRIX) $(if $(FILTER),--only $(FILTER)) --render $(ARGS)
 
-bench-train: $(STAMP) ## Measure the speed of training
+bench-train: $(STAMP) ## Measure the speed of training; of all models for docs/models.md (ARGS="--models convnet")
 	$(BIN)/python -m tests.benchmarks.train_speed $(ARGS)
 
 store: $(STAMP) ## Run the embedded object store until Ctrl-C

@@ -32,6 +32,9 @@ __all__ = ["main"]
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 20.0
+# For glibc: keep what a step frees for the next one. A quarter of a small network's time went into asking the kernel
+# for the same memory again (755,000 against 133,000 page faults in two epochs); the results are the same bits.
+_QUICKER = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33), "MALLOC_TOP_PAD_": str(2**28)}
 
 
 @dataclass(kw_only=True)
@@ -83,8 +86,9 @@ def work_off(groups: list[Group], matrix: Path, jobs: int, keep_runs: bool) -> l
     waiting, running, bad = list(groups), [], []
     begun = time.monotonic()
     with EmbeddedStore(folder / "store") as store:
+        environment = {**_QUICKER, **os.environ, **store.environment(), "UNTAINT_HOME": str(folder)}
         # One thread each: two jobs of one thread are done much sooner than one of two, which waits at every operation.
-        environment = {**os.environ, **store.environment(), "UNTAINT_HOME": str(folder), "OMP_NUM_THREADS": "1"}
+        environment["OMP_NUM_THREADS"] = "1"
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
