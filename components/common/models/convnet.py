@@ -20,7 +20,7 @@ def _block(inputs: int, outputs: int, *, pool: bool) -> list[nn.Module]:
     return [*layers, nn.MaxPool2d(2)] if pool else layers
 
 
-def _plain(widths: tuple[tuple[int, bool], ...]) -> Callable[[ModelSpec], nn.Module]:
+def _plain(widths: tuple[tuple[int, bool], ...], summary: str) -> Callable[[ModelSpec], nn.Module]:
     def build(spec: ModelSpec) -> nn.Module:
         require_size("convnet", spec, least=8)
         layers: list[nn.Module] = []
@@ -30,11 +30,23 @@ def _plain(widths: tuple[tuple[int, bool], ...]) -> Callable[[ModelSpec], nn.Mod
             inputs = outputs
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, spec.num_classes))
 
+    # What `untaint list models` shows.
+    build.__doc__ = summary
     return build
 
 
 # Pooling after the first layer halves the cost of the widest feature maps: with 0.24 M parameters it trains about
 # twice as fast as a network of two layers per resolution, and loses under a point of accuracy.
-convnet = MODELS.register("convnet")(_plain(((32, True), (64, True), (128, False), (128, True))))
+convnet = MODELS.register("convnet")(
+    _plain(
+        ((32, True), (64, True), (128, False), (128, True)),
+        "Four convolutions, 0.24 M parameters: the default on a CPU.",
+    )
+)
 # Half the width: 0.06 M parameters, enough for digits.
-convnet_tiny = MODELS.register("convnet_tiny")(_plain(((16, True), (32, True), (64, False), (64, True))))
+convnet_tiny = MODELS.register("convnet_tiny")(
+    _plain(
+        ((16, True), (32, True), (64, False), (64, True)),
+        "convnet at half the width, 0.06 M parameters: enough for digits.",
+    )
+)

@@ -19,7 +19,7 @@ _PATCH = 16
 
 @MODELS.register("resnet18")
 def resnet18(spec: ModelSpec) -> nn.Module:
-    """ResNet-18 (He et al. 2016) as in torchvision, for images of 64 pixels and more, usually 224.
+    """ResNet-18 as in torchvision (He, Zhang, Ren and Sun 2016), for images of 64 pixels and more, usually 224.
 
     Raises:
         ConfigError: Smaller images.
@@ -29,7 +29,7 @@ def resnet18(spec: ModelSpec) -> nn.Module:
 
 @MODELS.register("resnet50")
 def resnet50(spec: ModelSpec) -> nn.Module:
-    """ResNet-50 (He et al. 2016) as in torchvision, for images of 64 pixels and more, usually 224.
+    """ResNet-50 as in torchvision (He, Zhang, Ren and Sun 2016), for images of 64 pixels and more, usually 224.
 
     Raises:
         ConfigError: Smaller images.
@@ -39,7 +39,7 @@ def resnet50(spec: ModelSpec) -> nn.Module:
 
 @MODELS.register("vit_b_16")
 def vit_b_16(spec: ModelSpec) -> nn.Module:
-    """ViT-B/16 (Dosovitskiy et al. 2021) as in torchvision, for images whose side is a multiple of 16, usually 224.
+    """ViT-B/16 as in torchvision (Dosovitskiy and others 2021), for sides that are a multiple of 16, usually 224.
 
     Raises:
         ConfigError: Another size, or less than 32 pixels.
