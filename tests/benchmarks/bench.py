@@ -18,6 +18,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +27,7 @@ from components.cli import home
 from components.common.contracts.errors import UntaintError
 from components.common.storage.embedded import EmbeddedStore
 from tests.benchmarks.collect import render
+from tests.benchmarks.group import stop_on_signals
 from tests.benchmarks.matrix import MATRICES, Cell, load_matrix, parse_filter, selected
 
 __all__ = ["main"]
@@ -108,7 +110,9 @@ def work_off(groups: list[Group], matrix: Path, jobs: int, keep_runs: bool) -> l
                     group.process.send_signal(signal.SIGINT)
             for group in running:
                 if group.process:
-                    group.process.wait(_STOP_SECONDS)
+                    with suppress(subprocess.TimeoutExpired):
+                        group.process.wait(_STOP_SECONDS)
+                    group.process.kill()
     return bad
 
 
@@ -137,6 +141,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="say what there is to do, and do nothing")
     parser.add_argument("--render", action="store_true", help="write docs/RESULTS.md afterwards")
     given = parser.parse_args()
+    stop_on_signals()
     path = Path(given.matrix) if given.matrix.endswith((".yaml", ".yml")) else MATRICES / f"{given.matrix}.yaml"
     try:
         matrix = load_matrix(path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -27,7 +28,7 @@ from pipelines.run import INTERRUPTED, Plan, run
 from tests.benchmarks.collect import cells_of, commit, write
 from tests.benchmarks.matrix import Cell, load_matrix, selected
 
-__all__ = ["main", "run_id_of"]
+__all__ = ["main", "run_id_of", "share", "stop_on_signals"]
 
 _ROOT = "s3://untaint"
 _SHARED = {"undefended_asr": ("undefended", "asr"), "oracle_acc": ("oracle", "acc")}
@@ -77,6 +78,12 @@ def _comparator(cell: Cell, case: Any) -> dict[str, Any]:
     }
 
 
+def stop_on_signals() -> None:
+    """Lets SIGINT, also where the shell ignores it for what runs in the background, and SIGTERM end this as Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
 def share(cells: list[Cell]) -> None:
     """Enters the undefended ASR and the oracle's ACC in all measured cells of one dataset."""
     found = {cell: json.loads(cell.path.read_bytes()) for cell in cells if cell.path.exists()}
@@ -99,6 +106,7 @@ def main() -> int:
     parser.add_argument("methods", nargs="+")
     parser.add_argument("--keep-runs", action="store_true")
     given = parser.parse_args()
+    stop_on_signals()
     matrix = load_matrix(given.matrix)
     cells = list(selected(matrix, {"attack": {given.attack}, "seed": {given.seed}}))
     store, run_id, case, problems = Store(_ROOT), run_id_of(cells[0]), None, 0
@@ -126,4 +134,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
