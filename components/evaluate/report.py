@@ -52,6 +52,8 @@ class Report:
         attack: What was injected; empty when nothing was.
         canary: How the planted trigger fared (``planted``, ``label``, ``caught``, ``fired``); empty without one.
         probes: What forgetting each proposal did.
+        mixed_classes: Classes that hold samples of all others.
+        mapping: What samples look like to the label that they were given by rule; empty without a rule.
         stages: Seconds and peak memory of each stage.
         suspects: Most suspect first.
         counts: Number of samples by assignment.
@@ -68,6 +70,8 @@ class Report:
     stages: Sequence[Mapping[str, Any]]
     suspects: Sequence[SuspectRow]
     counts: Mapping[str, int]
+    mixed_classes: Sequence[str] = ()
+    mapping: Mapping[str, str] = field(default_factory=dict)
     canary: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

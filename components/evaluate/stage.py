@@ -65,7 +65,8 @@ def run_stage(
 
 
 def _read_split(run: StageRun) -> pa.Table:
-    return run.read_table("unlearn", "split", split_spec(run.parents["unlearn"].manifest.facts["signals"]))
+    # Every version is kept; the last one stands with the model that was trained on it.
+    return run.read_table("finetune", "split", split_spec(run.parents["finetune"].manifest.facts["signals"]))
 
 
 def _told(run: StageRun, name: str) -> dict[str, Any]:
@@ -163,7 +164,14 @@ def _facts(run: StageRun, split: pa.Table, index: pa.Table) -> dict[str, Any]:
     if planted:
         labels = index["given_label"].to_numpy()[: split.num_rows]
         verdict = canary.verdict_without(planted, verdict, split["assignment"].to_pylist(), labels)
-    return {"verdict": verdict, "probes": unlearn["probes"], "stages": stages}
+    return {
+        "verdict": verdict,
+        "probes": unlearn["probes"],
+        "mixed_classes": unlearn["mixed_classes"],
+        "mapping": unlearn["mapping"],
+        "lost_at_looks": run.parents["finetune"].manifest.facts["lost_at_looks"],
+        "stages": stages,
+    }
 
 
 def _report(
@@ -191,6 +199,8 @@ def _report(
         attack=_told(run, "attack"),
         canary=facts.get("canary", {}),
         probes=facts["probes"],
+        mixed_classes=facts["mixed_classes"],
+        mapping=facts["mapping"],
         stages=facts["stages"],
         suspects=suspects,
         counts=counts,

@@ -1,14 +1,19 @@
 """Semi-supervised fine-tuning: labels of trusted samples, images of all.
 
 Every step draws from the whole training set. Samples whose label is trusted count with cross-entropy on a weak
-augmentation; the others count as in FixMatch (Sohn et al. 2020): what the EMA is sure of on a weak augmentation is the
-pseudo-label of a strong one. A suspect's given label enters no loss. One pass costs one pass of ordinary training plus
-a forward pass of the suspects, so the cost does not depend on how many suspects there are.
+augmentation, each class as much as any other; the others count as in FixMatch (Sohn et al. 2020): what the EMA is sure
+of on a weak augmentation is the pseudo-label of a strong one. A suspect's given label enters no loss. One pass costs
+one pass of ordinary training plus a forward pass of the suspects, so the cost does not depend on how many there are.
+
+Labels that are doubted as a kind, of a class that holds mislabelled samples or changed by a rule, are looked at again
+every few passes: where the better model sees what is doubted, the label is taken away. None is ever given back, since
+a quarter of the poison brings the whole backdoor back (docs/LOG.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +22,64 @@ from torch import Tensor, nn
 
 from components.common.contracts.configs import FinetuneConfig
 from components.common.learning.augment import strong, weak
+from components.common.learning.doubts import is_doubted
 from components.common.learning.loop import EpochOrder, Trainer
+from components.common.learning.scoring import predict
 from components.common.learning.watch import Watch
 
-__all__ = ["fine_tune", "train"]
+__all__ = ["FineTuned", "fine_tune", "train"]
+
+# A class of which little is left is not worth more than this many times its share: its few samples would be learned
+# by heart.
+_MOST_WEIGHT = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTuned:
+    """The outcome of fine-tuning on n samples.
+
+    Attributes:
+        model: The EMA model, in evaluation mode.
+        labelled: bool [n], on the CPU: whose label was trusted to the end.
+        lost: int64 [looks], how many lost their label at each look; 0 says that the split stood still.
+    """
+
+    model: nn.Module
+    labelled: Tensor
+    lost: Tensor
+
+
+class _Pool:
+    """The labelled pool as the loss sees it, from the trainer's resumable state."""
+
+    def __init__(self, trainer: Trainer, classes: int) -> None:
+        self._trainer = trainer
+        self._classes = classes
+        self._seen: Tensor | None = None
+        self.known = self.weight = torch.empty(0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes the state over where it has been replaced; restoring one does that."""
+        kept = self._trainer.kept["known"]
+        if kept is self._seen:
+            return
+        self._seen = kept
+        self.known = kept.to(self._trainer.device)
+        self.weight = _balance(kept, self._classes).to(self._trainer.device)
+
+
+def _balance(known: Tensor, classes: int) -> Tensor:
+    """Weight of each class's labelled samples, float32 [k]: all classes count alike, 1 on the average sample.
+
+    Only where labels were taken away: otherwise this is ordinary training, and the classes stay as they are.
+    """
+    if bool((known >= 0).all()) or not bool((known >= 0).any()):
+        return torch.ones(classes)
+    counts = torch.bincount(known[known >= 0], minlength=classes).float()
+    present = counts > 0
+    weight = (counts.sum() / present.sum() / counts.clamp_min(1.0)).clamp(1.0 / _MOST_WEIGHT, _MOST_WEIGHT)
+    return torch.where(present, weight / ((weight * counts).sum() / counts.sum()), 0.0)
 
 
 def fine_tune(
@@ -32,7 +91,8 @@ def fine_tune(
     *,
     mirror: bool,
     watch: Watch,
-) -> nn.Module:
+    doubtful: Tensor | None = None,
+) -> FineTuned:
     """Trains a model on trusted labels and unlabelled suspects.
 
     Args:
@@ -43,33 +103,56 @@ def fine_tune(
         config: Recipe, epochs and FixMatch settings.
         mirror: Whether a horizontal flip keeps the class.
         watch: Progress and resumable state.
-
-    Returns:
-        The EMA model, in evaluation mode.
+        doubtful: float32 [k, k], on the CPU, as ``is_doubted`` takes it; nothing is doubted by default.
     """
     model.requires_grad_(requires_grad=True)
-    trainer = Trainer(model=model, recipe=config, phase="finetune", watch=watch)
     order = EpochOrder(len(labels), config.batch_size, config.seed, "finetune")
-    device = trainer.device
+    device = next(model.parameters()).device
+    looks = config.epochs // config.resplit_epochs if doubtful is not None and bool((doubtful < 1).any()) else 0
     # Not even by mistake: what a suspect claims to be is gone before the first step.
-    known = labels.masked_fill(~labelled, -1).to(device)
+    kept = {"known": labels.masked_fill(~labelled, -1), "lost": torch.full((looks,), -1)}
+    trainer = Trainer(model=model, recipe=config, phase="finetune", watch=watch, kept=kept)
+    pool = _Pool(trainer, predict(model, images[:2]).shape[1])
 
     def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
+        pool.refresh()
         rows = rows.to(device)
-        trusted = known[rows] >= 0
+        trusted = pool.known[rows] >= 0
         with_label, without = rows[trusted], rows[~trusted]
         views = [weak(images[with_label], generator, mirror=mirror)]
         if len(without):
             guesses, sure = _pseudo_labels(trainer, images[without], generator, config, mirror)
             views.append(strong(images[without], generator, mirror=mirror))
         logits = trainer.logits(torch.cat(views))
-        total = F.cross_entropy(logits[: len(with_label)], known[with_label], reduction="sum")
+        given = pool.known[with_label]
+        each = F.cross_entropy(logits[: len(with_label)], given, reduction="none")
+        total = (each * pool.weight[given]).sum()
         if len(without):
             each = F.cross_entropy(logits[len(with_label) :], guesses, reduction="none")
             total = total + config.unlabelled_weight * (each * sure).sum()
         return total / len(rows)
 
-    return trainer.run(config.epochs * order.steps_per_epoch, order.batch, loss_at)
+    def after_step(done: int) -> None:
+        look, rest = divmod(done, order.steps_per_epoch * config.resplit_epochs)
+        if doubtful is not None and rest == 0 and look <= looks:
+            known, lost = trainer.kept["known"], trainer.kept["lost"].clone()
+            fallen = _fallen(trainer.ema.module, images, known, doubtful)
+            lost[look - 1] = int(fallen.sum())
+            trainer.kept.update(known=known.masked_fill(fallen, -1), lost=lost)
+
+    ema = trainer.run(config.epochs * order.steps_per_epoch, order.batch, loss_at, after_step if looks else None)
+    return FineTuned(model=ema, labelled=trainer.kept["known"] >= 0, lost=trainer.kept["lost"])
+
+
+def _fallen(model: nn.Module, images: Tensor, known: Tensor, doubtful: Tensor) -> Tensor:
+    """Which labelled samples look to the model like what their label is doubted for; bool [n] on the CPU."""
+    asked = (known >= 0) & (doubtful < 1).any(dim=0)[known.clamp_min(0)]
+    rows = asked.nonzero().squeeze(1)
+    fallen = torch.zeros(len(known), dtype=torch.bool)
+    if len(rows):
+        probabilities = predict(model, images[rows.to(images.device)]).softmax(dim=1)
+        fallen[rows] = is_doubted(probabilities, known[rows], doubtful)
+    return fallen
 
 
 @torch.no_grad()
@@ -90,15 +173,29 @@ def train(
 
     Args:
         model: The unlearned model, on the training device.
-        tensors: ``images``, ``labels`` and ``labelled`` as ``fine_tune`` takes them, on the CPU.
+        tensors: ``images``, ``labels``, ``labelled`` and ``doubtful`` as ``fine_tune`` takes them, on the CPU.
         watch: Progress and resumable state.
         config: Recipe, epochs and FixMatch settings.
         mirror: Whether a horizontal flip keeps the class.
 
     Returns:
-        ``weights`` of the EMA model, and ``device``.
+        ``weights`` of the EMA model, ``device``, and ``labelled`` and ``lost`` as in ``FineTuned``.
     """
     device = next(model.parameters()).device
     images = tensors["images"].to(device)
-    ema = fine_tune(model, images, tensors["labels"], tensors["labelled"], config, mirror=mirror, watch=watch)
-    return {"weights": ema.state_dict(), "device": device.type}
+    tuned = fine_tune(
+        model,
+        images,
+        tensors["labels"],
+        tensors["labelled"],
+        config,
+        mirror=mirror,
+        watch=watch,
+        doubtful=tensors["doubtful"],
+    )
+    return {
+        "weights": tuned.model.state_dict(),
+        "device": device.type,
+        "labelled": tuned.labelled,
+        "lost": tuned.lost,
+    }

@@ -1,73 +1,59 @@
-"""Bounded unlearning as a probe and as a cure.
+"""The refined split: what is mislabelled, what moves with a forgotten trigger, and the model without it.
 
-Every proposal of the split is forgotten on a copy of the warm-up model, while a trusted pool keeps the main task. What
-that costs tells whether there was anything to forget: forgetting a trigger is cheap and shakes every sample that
-carries it, forgetting clean images takes their whole class along. Proposals that were cheap are kept, and the rise in
-loss they caused is the refined split.
+Two questions find a poisoned label. Which classes hold samples of all the others, or of one other by rule
+(``classes``), and whose label can be forgotten for some samples and not for the rest (``forgetting``)? The first sees
+every attack that changes labels of many classes, whether or not its trigger has been learned; the second sees every
+trigger that has been, be the labels changed or not. Where one of them says yes, forgetting what it found shows all that
+carries the same trigger.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.common.contracts.configs import UnlearnConfig
-from components.common.learning.augment import weak
-from components.common.learning.scoring import Scores, score
-from components.common.learning.seeding import stream
+from components.common.learning.doubts import NEVER, is_doubted
+from components.common.learning.scoring import Scores, predict, score, scores_of
 from components.common.learning.watch import Watch
-from components.common.signals import SIGNALS, propose, trust
+from components.unlearn.classes import PASSES, ClassProbe, find_mapping, probe_classes, propose_foreign
+from components.unlearn.forgetting import Probe, Proposal, forget, make_proposals, probe, widen
 
-__all__ = ["Probe", "Proposal", "Refined", "forget", "make_proposals", "probe", "refine"]
+__all__ = ["Find", "Refined", "forget", "make_proposals", "refine"]
+
+# A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest, in two rounds.
+_ROUNDS = 2
+# Trusted samples, in random order, that are asked whether the unlearned model still knows them.
+_ASKED = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Proposal:
-    """What a signal proposes to forget.
+class Find:
+    """A label that something was found of.
 
     Attributes:
-        signal: Name of the signal.
-        label: The given label that the proposed samples share.
-        isolated: int64 [k], positions of the samples to forget.
-        trusted: int64 [t], positions that keep the main task; the least suspect of every class.
-        witnesses: int64 [w], positions of equally trusted samples that the forgetting does not see.
+        label: The label.
+        probes: The probes of its proposal, each wider than the one before.
+        settled: Whether the last of them split the label's samples into two kinds.
+        mixed: The class probe, where it called the class mixed.
     """
 
-    signal: str
     label: int
-    isolated: Tensor
-    trusted: Tensor
-    witnesses: Tensor
+    probes: list[Probe]
+    settled: bool
+    mixed: ClassProbe | None = None
 
+    @property
+    def accepted(self) -> bool:
+        """Whether this counts as poison found."""
+        return self.settled or self.mixed is not None
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Probe:
-    """What forgetting a proposal did.
-
-    Attributes:
-        proposal: What was forgotten.
-        forgotten: Probability of the given label left on the isolated samples, in [0, 1].
-        retained: Share of the witnesses of the same label that keep it, among those that had it before, in [0, 1].
-        spilled: Median rise in loss of the witnesses of the same label, in the units of ``rise``.
-        rise: float32 [n], rise in loss, in units of the isolated samples' median rise: 0 unmoved, 1 moved like them.
-        accepted: Whether the forgetting was complete and cheap.
-        model: The model after forgetting.
-    """
-
-    proposal: Proposal
-    forgotten: float
-    retained: float
-    spilled: float
-    rise: Tensor
-    accepted: bool
-    model: nn.Module
+    @property
+    def rise(self) -> Tensor:
+        """float32 [n], the largest rise in loss in the widened probes or the only one, with their valleys at 0.5."""
+        return torch.stack([_levelled(p) for p in self.probes[1:] or self.probes]).amax(dim=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,155 +61,42 @@ class Refined:
     """The refined verdict over n training samples.
 
     Attributes:
-        shaken: float32 [n] in [0, 1], 1 = moved at least like the isolated samples.
-        poisoned: bool [n], moved more than half as much as them.
-        suspect: bool [n], moved more than a quarter as much, and not poisoned.
-        accepted: The probes that count, the one whose model is kept first.
-        model: The model with the strongest backdoor forgotten; the warm-up model where nothing was accepted.
+        shaken: float32 [n] in [0, 1], 1 = moved at least like the isolated samples of an accepted find.
+        foreign: float32 [n] in [0, 1], ``ClassProbe.foreign`` of each sample; 0 in classes that were not probed.
+        doubted: bool [n], whether it looks like what its label is doubted for.
+        poisoned: bool [n].
+        suspect: bool [n], less certain, and not poisoned.
+        finds: Everything that was probed, accepted or not.
+        classes: The class probes.
+        mapping: What samples look like to the label that they were given by rule; empty where there is no rule.
+        doubtful: float32 [k, k], the probability of class i from which a sample labelled j is to be doubted that looks
+            most like class i; above 1 where it is not.
+        model: The model with the strongest backdoor forgotten; the warm-up model where nothing was accepted or where
+            forgetting cost too much.
+        rolled_back: Whether it cost too much.
     """
 
     shaken: Tensor
+    foreign: Tensor
+    doubted: Tensor
     poisoned: Tensor
     suspect: Tensor
-    accepted: list[Probe]
+    finds: list[Find]
+    classes: list[ClassProbe]
+    mapping: dict[int, int]
+    doubtful: Tensor
     model: nn.Module
+    rolled_back: bool
 
+    @property
+    def accepted(self) -> list[Find]:
+        """The finds that count."""
+        return [find for find in self.finds if find.accepted]
 
-def make_proposals(
-    signals: Mapping[str, npt.NDArray[np.float32]],
-    labels: npt.NDArray[np.int64],
-    isolation_ratio: float,
-    config: UnlearnConfig,
-) -> list[Proposal]:
-    """What each signal that proposes at all would have forgotten.
-
-    Args:
-        signals: Signal name to float32 [n] in [0, 1], as in the split.
-        labels: int64 [n], the given labels.
-        isolation_ratio: Share of the training set that a signal looks at, in (0, 1).
-        config: Trusted ratio and seed.
-    """
-    proposals = []
-    for name, values in signals.items():
-        if not SIGNALS[name].proposes:
-            continue
-        isolated = propose(values, labels, isolation_ratio)
-        pool = np.setdiff1d(trust(values, labels, config.trusted_ratio), isolated)
-        order = torch.randperm(len(pool), generator=stream(config.seed, "witnesses", name)).numpy()
-        half = len(pool) // 2
-        proposals.append(
-            Proposal(
-                signal=name,
-                label=int(labels[isolated[0]]),
-                isolated=torch.from_numpy(isolated),
-                trusted=torch.from_numpy(pool[order[half:]]),
-                witnesses=torch.from_numpy(pool[order[:half]]),
-            )
-        )
-    return proposals
-
-
-def forget(
-    model: nn.Module, images: Tensor, labels: Tensor, proposal: Proposal, config: UnlearnConfig, mirror: bool
-) -> nn.Module:
-    """Makes a copy of a model that no longer gives the isolated samples their given label.
-
-    The loss is the complementary cross-entropy -log(1 - p_y) on isolated samples as long as p_y is above chance, and
-    nothing below: it is bounded, so it cannot drive the weights away. Cross-entropy on the trusted pool repairs what
-    the forgetting breaks.
-
-    Args:
-        model: The model; unchanged.
-        images: uint8 [n, c, h, w].
-        labels: int64 [n], the given labels, on the CPU.
-        proposal: What to forget.
-        config: Steps, batch and learning rate.
-        mirror: Whether a horizontal flip keeps the class.
-
-    Returns:
-        The changed copy, in evaluation mode.
-    """
-    changed = copy.deepcopy(model).train()
-    changed.requires_grad_(requires_grad=True)
-    device = next(changed.parameters()).device
-    optimizer = torch.optim.SGD(changed.parameters(), lr=config.learning_rate, momentum=config.momentum)
-    for step in range(config.steps):
-        generator = stream(config.seed, "forget", proposal.signal, step)
-        isolated = proposal.isolated[torch.randint(len(proposal.isolated), (config.forget_batch,), generator=generator)]
-        trusted = proposal.trusted[torch.randint(len(proposal.trusted), (config.keep_batch,), generator=generator)]
-        rows = torch.cat([isolated, trusted])
-        augmenting = stream(config.seed, "forget", proposal.signal, "augment", step, device=device)
-        logits = changed(weak(images[rows.to(device)], augmenting, mirror=mirror))
-        given = labels[rows].to(device)
-        chance = 1.0 / logits.shape[1]
-        believed = logits[: len(isolated)].softmax(dim=1).gather(1, given[: len(isolated), None]).squeeze(1)
-        # The clamp bounds a single sample's loss at about 7 and its gradient with it.
-        complementary = -torch.log((1.0 - believed).clamp_min(1e-3)) * (believed > chance)
-        loss = complementary.mean() + F.cross_entropy(logits[len(isolated) :], given[len(isolated) :])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-    return changed.eval()
-
-
-def probe(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    proposal: Proposal,
-    config: UnlearnConfig,
-    *,
-    mirror: bool,
-    before: Scores,
-) -> Probe:
-    """Forgets a proposal and measures what moved.
-
-    Args:
-        model: The warm-up EMA model.
-        images: uint8 [n, c, h, w].
-        labels: int64 [n], on the CPU.
-        proposal: What to forget.
-        config: Settings.
-        mirror: Whether a horizontal flip keeps the class.
-        before: The model's scores of all samples.
-    """
-    changed = forget(model, images, labels, proposal, config, mirror)
-    after = score(changed, images, labels)
-    rise = after.loss - before.loss
-    # A floor of ln 2: an isolated sample whose probability did not even halve was not forgotten at all.
-    unit = rise[proposal.isolated].median().clamp_min(0.6931)
-    witnesses = proposal.witnesses[labels[proposal.witnesses] == proposal.label]
-    believed = witnesses[before.given_probability[witnesses] > 0.5]
-    retained = float((after.given_probability[believed] > 0.5).float().mean()) if len(believed) else 0.0
-    forgotten = float(after.given_probability[proposal.isolated].mean())
-    # A class without witnesses has nobody to say that it was spared.
-    spilled = float((rise / unit)[witnesses].median()) if len(witnesses) else 1.0
-    cheap = retained >= config.retained_above or spilled <= config.spilled_below
-    return Probe(
-        proposal=proposal,
-        forgotten=forgotten,
-        retained=retained,
-        spilled=spilled,
-        rise=rise / unit,
-        accepted=forgotten <= config.forgotten_below and cheap,
-        model=changed,
-    )
-
-
-def _widen(found: Probe, labels: Tensor, config: UnlearnConfig) -> Proposal:
-    """The proposal to forget all that a probe shook, while only what it left alone is trusted."""
-    before = found.proposal
-    of_label = labels == before.label
-    calm = ~(of_label & (found.rise > config.suspect_above))
-    isolated = of_label & (found.rise > config.poisoned_above)
-    isolated[before.isolated] = True
-    return Proposal(
-        signal=f"{before.signal}, again",
-        label=before.label,
-        isolated=isolated.nonzero().squeeze(1),
-        trusted=before.trusted[calm[before.trusted]],
-        witnesses=before.witnesses[calm[before.witnesses]],
-    )
+    @property
+    def found(self) -> bool:
+        """Whether there is poison."""
+        return bool(self.accepted or self.mapping)
 
 
 def refine(
@@ -233,54 +106,148 @@ def refine(
     proposals: list[Proposal],
     config: UnlearnConfig,
     *,
+    isolation_ratio: float,
     mirror: bool,
     watch: Watch,
-) -> tuple[Refined, list[Probe]]:
-    """Probes every proposal and turns those that were cheap to forget into the refined split.
+) -> Refined:
+    """Probes the classes and every proposal and turns what counts into the refined split.
 
     Args:
         model: The warm-up EMA model; unchanged.
         images: uint8 [n, c, h, w].
         labels: int64 [n], the given labels, on the CPU.
-        proposals: At least one.
+        proposals: Those of the split's signals.
         config: Settings.
+        isolation_ratio: Share of the training set that a proposal holds at most, in (0, 1).
         mirror: Whether a horizontal flip keeps the class.
         watch: Told after each probe.
-
-    Returns:
-        The refined split, and all probes.
     """
-    before = score(model, images, labels)
-    probes = []
-    for done, proposal in enumerate(proposals, start=1):
-        result = probe(model, images, labels, proposal, config, mirror=mirror, before=before)
-        figures = {"retained": result.retained, "forgotten": result.forgotten}
-        watch.progress("unlearn", done, len(proposals), figures)
-        probes.append(result)
-    first = sorted((p for p in probes if p.accepted), key=lambda p: -p.retained)
-    widened: list[Probe] = []
-    for found in {p.proposal.label: p for p in reversed(first)}.values():
-        # A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest.
-        again = probe(model, images, labels, _widen(found, labels, config), config, mirror=mirror, before=before)
-        probes.append(again)
-        if again.accepted:
-            widened.append(again)
-    accepted = widened + first
-    if not accepted:
-        none = torch.zeros(len(labels), dtype=torch.bool)
-        return Refined(shaken=torch.zeros(len(labels)), poisoned=none, suspect=none, accepted=[], model=model), probes
-    # Only samples of the label that was forgotten can carry its trigger's label: others moved as bystanders.
-    moved = [torch.where(labels == p.proposal.label, p.rise, torch.zeros(())) for p in accepted]
-    rise = torch.stack(moved).amax(dim=0)
-    poisoned = rise > config.poisoned_above
-    suspect = (rise > config.suspect_above) & ~poisoned
-    return (
-        Refined(
-            shaken=rise.clamp(0.0, 1.0),
-            poisoned=poisoned,
-            suspect=suspect,
-            accepted=accepted,
-            model=accepted[0].model,
-        ),
-        probes,
+    logits = predict(model, images)
+    before = scores_of(logits, labels)
+    classes = probe_classes(model, images, labels, config, mirror=mirror, watch=watch)
+    mixed = {found.label: found for found in classes if found.mixed}
+    queue = [propose_foreign(found, labels, before, isolation_ratio, config) for found in mixed.values()] + proposals
+    finds: list[Find] = []
+    for done, proposal in enumerate(queue, start=1):
+        # What another signal proposes of a label that has been settled is the same trigger, or a clean remainder.
+        if not any(find.settled and find.label == proposal.label for find in finds):
+            probes = _follow(model, images, labels, proposal, config, mirror, before)
+            source = mixed.get(proposal.label) if proposal.signal == "foreign" else None
+            finds.append(
+                Find(label=proposal.label, probes=probes, settled=_is_settled(probes[-1], config), mixed=source)
+            )
+            figures = {"retained": probes[-1].retained, "forgotten": probes[-1].forgotten}
+            watch.progress("unlearn", done, len(queue), figures)
+    kept, rolled_back = _cured(model, [find for find in finds if find.settled], images, labels, before, config)
+    probabilities = logits.softmax(dim=1)
+    rise, foreign, named, doubtful = _marks(labels, finds, classes, config, logits.shape[1])
+    mapping = find_mapping(probabilities, labels, config)
+    for looks, label in mapping.items():
+        # The pair alone says enough: clean samples are hardly ever taken for just that class.
+        doubtful[looks, label] = 0.0
+    named |= is_doubted(probabilities, labels, doubtful)
+    poisoned = rise > 0.5
+    return Refined(
+        shaken=rise.clamp(0.0, 1.0),
+        foreign=foreign,
+        doubted=named,
+        poisoned=poisoned,
+        suspect=(named | (rise > config.suspect_above)) & ~poisoned,
+        finds=finds,
+        classes=classes,
+        mapping=mapping,
+        doubtful=doubtful,
+        model=kept,
+        rolled_back=rolled_back,
     )
+
+
+def _follow(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    proposal: Proposal,
+    config: UnlearnConfig,
+    mirror: bool,
+    before: Scores,
+) -> list[Probe]:
+    """A proposal's probe, and the wider ones as long as they promise something."""
+    probes = [probe(model, images, labels, proposal, config, mirror=mirror, before=before)]
+    first = probes[0]
+    hopeful = _is_cheap(first, config) or (
+        first.forgotten <= config.forgotten_below
+        and first.retained >= config.hopeful_above
+        and first.valley.at <= config.valley_at_most
+    )
+    while hopeful and len(probes) <= _ROUNDS:
+        wider = widen(probes[-1])
+        if len(wider.trusted) == 0:
+            break
+        probes.append(probe(model, images, labels, wider, config, mirror=mirror, before=before))
+        # The more of a trigger's carriers are forgotten together, the better are the others told from them; with
+        # clean samples it is the other way round.
+        hopeful = _is_cheap(probes[-1], config) or probes[-1].retained > probes[-2].retained
+    return probes
+
+
+def _is_cheap(result: Probe, config: UnlearnConfig) -> bool:
+    cheap = result.retained >= config.retained_above or result.spilled <= config.spilled_below
+    return result.forgotten <= config.forgotten_below and cheap
+
+
+def _levelled(result: Probe) -> Tensor:
+    """The rise stretched so that the bottom of the valley lies at 0.5 and one unit stays one."""
+    at = max(result.valley.at, 1e-3)
+    upper = 0.5 + 0.5 * (result.rise - at) / max(1.0 - at, 1e-3)
+    return torch.where(result.rise > at, upper, 0.5 * result.rise / at)
+
+
+def _is_settled(result: Probe, config: UnlearnConfig) -> bool:
+    """Whether the label's samples fall into those that moved and those that did not.
+
+    Clean samples of a class move together, one more and one less, so that some move by any amount. With a trigger
+    forgotten its carriers move and the others stay.
+    """
+    valley = result.valley
+    # A dent beyond what the forgotten samples themselves moved parts a few outliers from a class that moved as one.
+    two_kinds = (
+        valley.depth <= config.valley_below
+        and valley.at <= config.valley_at_most
+        and valley.below >= config.spared_above
+    )
+    return _is_cheap(result, config) and two_kinds
+
+
+def _marks(
+    labels: Tensor, finds: list[Find], classes: list[ClassProbe], config: UnlearnConfig, num_classes: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rise and foreignness of each sample, who is suspect by its class alone, and what to doubt of mixed classes."""
+    n = len(labels)
+    rise, foreign, named = torch.zeros(n), torch.zeros(n), torch.zeros(n, dtype=torch.bool)
+    doubtful = torch.full((num_classes, num_classes), NEVER)
+    for result in classes:
+        foreign[result.rows] = result.foreign
+    settled = {find.label for find in finds if find.settled}
+    for find in finds:
+        if find.settled:
+            rise = torch.maximum(rise, find.rise)
+        if find.mixed is not None:
+            doubtful[:, find.label] = config.doubted_above
+            if find.label not in settled:
+                # No trigger was found to tell them apart by, so all that pass for others are left out.
+                named |= (labels == find.label) & (foreign > PASSES)
+    return rise, foreign, named, doubtful.fill_diagonal_(NEVER)
+
+
+def _cured(
+    model: nn.Module, settled: list[Find], images: Tensor, labels: Tensor, before: Scores, config: UnlearnConfig
+) -> tuple[nn.Module, bool]:
+    """The model of the cheapest forgetting, unless even that cost too many trusted samples their label."""
+    if not settled:
+        return model, False
+    last = max((find.probes[-1] for find in settled), key=lambda result: result.retained)
+    rows = last.proposal.trusted[:_ASKED]
+    after = score(last.model, images[rows.to(images.device)], labels[rows])
+    right = before.given_probability[rows] > 0.5
+    lost = float((right & (after.given_probability <= 0.5)).float().sum() / right.float().sum().clamp_min(1.0))
+    return (model, True) if lost > config.max_trusted_loss else (last.model, False)

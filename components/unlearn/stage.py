@@ -10,12 +10,13 @@ from components.common.lifecycle import Published, StageRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
-    from components.unlearn.algorithm import Probe, Refined
+    from components.unlearn.algorithm import Find, Refined
 
 __all__ = ["run_stage"]
 
-_SHAKEN = "shaken"
+_SHAKEN, _FOREIGN = "shaken", "foreign"
 
 
 def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]) -> Published:
@@ -44,34 +45,61 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
         with run.timed("unlearn"):
             ratio = float(run.parents["split"].manifest.config["isolation_ratio"])
             proposals = make_proposals(scores, rows.labels.numpy(), ratio, config)
-            refined, probes = refine(
-                model, rows.images.to(device), rows.labels, proposals, config, mirror=rows.mirror, watch=run
+            refined = refine(
+                model,
+                rows.images.to(device),
+                rows.labels,
+                proposals,
+                config,
+                isolation_ratio=ratio,
+                mirror=rows.mirror,
+                watch=run,
             )
-        spec = split_spec([*signals, _SHAKEN])
+        names = [*signals, _SHAKEN, _FOREIGN]
+        spec = split_spec(names)
         run.add_table("split", _refined_table(split, refined, spec.schema), spec, ids=rows.ids)
         add_model(run, "model", architecture, rows.spec, refined.model)
         poisoned, suspect = int(refined.poisoned.sum()), int(refined.suspect.sum())
         return run.publish(
             facts={
                 "model": architecture,
-                "signals": [*signals, _SHAKEN],
-                "verdict": "poison found" if refined.accepted else "no poison found",
-                "probes": [_record(result, rows.class_names) for result in probes],
+                "signals": names,
+                "verdict": "poison found" if refined.found else "no poison found",
+                "probes": [record for find in refined.finds for record in _records(find, rows.class_names)],
+                "mixed_classes": [rows.class_names[find.label] for find in refined.accepted if find.mixed],
+                "mapping": {
+                    rows.class_names[looks]: rows.class_names[label] for looks, label in refined.mapping.items()
+                },
+                "doubts": _doubts(refined.doubtful),
+                "rolled_back": refined.rolled_back,
             },
-            metrics={"poisoned": poisoned, "suspect": suspect, "probes_accepted": len(refined.accepted)},
+            metrics={"poisoned": poisoned, "suspect": suspect, "finds": len(refined.accepted)},
         )
 
 
-def _record(result: Probe, class_names: list[str]) -> dict[str, object]:
-    return {
-        "signal": result.proposal.signal,
-        "label": class_names[result.proposal.label],
-        "isolated": len(result.proposal.isolated),
-        "forgotten": round(result.forgotten, 4),
-        "retained": round(result.retained, 4),
-        "spilled": round(result.spilled, 4),
-        "accepted": result.accepted,
-    }
+def _records(find: Find, class_names: list[str]) -> list[dict[str, object]]:
+    return [
+        {
+            "signal": result.proposal.signal,
+            "label": class_names[find.label],
+            "isolated": len(result.proposal.isolated),
+            "forgotten": round(result.forgotten, 4),
+            "retained": round(result.retained, 4),
+            "spilled": round(result.spilled, 4),
+            "spared": round(result.valley.below, 4),
+            "valley": round(result.valley.depth, 4),
+            # What the widest probe showed decides.
+            "accepted": find.settled and result is find.probes[-1],
+        }
+        for result in find.probes
+    ]
+
+
+def _doubts(doubtful: Tensor) -> list[list[float]]:
+    """What is doubted, as [class that a sample looks like, its label, probability from which]."""
+    return [
+        [looks, label, round(float(doubtful[looks, label]), 4)] for looks, label in (doubtful < 1).nonzero().tolist()
+    ]
 
 
 def _refined_table(split: pa.Table, refined: Refined, schema: pa.Schema) -> pa.Table:
@@ -84,15 +112,21 @@ def _refined_table(split: pa.Table, refined: Refined, schema: pa.Schema) -> pa.T
         np.where(poisoned, "poisoned", np.where(suspect, "suspect", "clean")).tolist(), pa.string()
     )
     # What forgetting moved outranks what the signals guessed; among the unmoved the first guess keeps the order.
-    shaken = refined.shaken.numpy()
-    columns["suspicion"] = np.where(shaken > 0, 0.5 + shaken / 2, split["suspicion"].to_numpy() / 2).astype(np.float32)
-    if not refined.accepted:
-        columns["suspicion"] = split["suspicion"]
-    columns[f"signal_{_SHAKEN}"] = shaken
+    shaken, foreign, doubted = refined.shaken.numpy(), refined.foreign.numpy(), refined.doubted.numpy()
+    columns["suspicion"] = split["suspicion"]
+    if refined.found:
+        # A sample that is doubted and did not move stands with those that moved by half.
+        known = np.maximum(shaken, 0.5 * doubted)
+        columns["suspicion"] = np.where(known > 0, 0.5 + known / 2, split["suspicion"].to_numpy() / 2).astype(
+            np.float32
+        )
+    columns[f"signal_{_SHAKEN}"], columns[f"signal_{_FOREIGN}"] = shaken, foreign
     columns["reasons"] = pa.array(
         [
-            [*known, _SHAKEN] if moved else known
-            for known, moved in zip(split["reasons"].to_pylist(), poisoned | suspect, strict=True)
+            [*known, *((_SHAKEN,) if shook else ()), *((_FOREIGN,) if strange else ())]
+            for known, shook, strange in zip(
+                split["reasons"].to_pylist(), (poisoned | suspect) & (shaken > 0), doubted, strict=True
+            )
         ],
         pa.list_(pa.string()),
     )

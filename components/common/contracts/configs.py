@@ -222,14 +222,38 @@ class UnlearnConfig:
     forgotten_below: float = 0.3
     """A proposal counts only if its mean probability of the given label fell below this."""
     retained_above: float = 0.7
-    """A proposal counts if this share of unseen trusted samples of its class kept their label."""
+    """Forgetting is cheap if this share of unseen trusted samples of its class kept their label."""
+    hopeful_above: float = 0.15
+    """Retained share from which all that a proposal shook is forgotten with it, to see whether that is cheap."""
     spilled_below: float = 0.05
-    """It also counts if their median rise in loss, in units of the isolated samples', stayed below this. On digits
-    it was at most .001 where a trigger was forgotten and at least .108 where clean images were (docs/LOG.md)."""
-    poisoned_above: float = 0.5
-    """Rise in loss, in units of the isolated samples' median rise, from which a sample is called poisoned."""
-    suspect_above: float = 0.25
-    """Rise from which a sample is called suspect. Both lose their label in fine-tuning, never their image."""
+    """Or if their median rise in loss, in units of the isolated samples', stayed below this. On digits it was at most
+    .003 where a trigger was forgotten and at least .108 where clean images were (docs/LOG.md)."""
+    spared_above: float = 0.25
+    """A proposal counts if forgetting it with all that it shook was cheap, spared this share of its class ..."""
+    valley_below: float = 0.3
+    """... and left the class in two kinds: the density of the rise in loss between those that moved and those that did
+    not is at most this share of the lower of its two peaks; at most .2 with poison, from .4 without (docs/LOG.md)."""
+    valley_at_most: float = 0.7
+    """Rise, in units of the forgotten samples', up to which such a valley is looked for: between .28 and .67 with
+    poison, from .73 without."""
+    max_trusted_loss: float = 0.3
+    """Share of the trusted samples that may lose their label before the unlearned model is given up."""
+    suspect_above: float = 0.4
+    """Rise in loss, with the bottom of the valley at 0.5, from which a sample is suspect; from 0.5 it is poisoned.
+    Both lose their label in fine-tuning, never their image."""
+    class_steps: int = 15
+    """Steps that forget a whole class; enough to take its probability to zero."""
+    class_limit: int = 20
+    """Most classes that are forgotten; of more, those that look most mixed beforehand."""
+    spread_above: float = 0.01
+    """A class is mixed if from it pass for members of the others more than this share of their size, in the lower
+    quartile over them: at least .024 at poison rates of 5 to 10 %, at most .0033 for clean classes (docs/LOG.md)."""
+    doubted_above: float = 0.7
+    """Probability from which the model is believed that a sample of a mixed class belongs to another one."""
+    mapped_above: float = 0.8
+    """Labels were changed by a rule from class to class if, for the median class, more than this share of the samples
+    that the model takes for it against their label have one and the same label: .95 for an all-to-all attack, at most
+    .57 elsewhere (docs/LOG.md)."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
@@ -240,8 +264,14 @@ class UnlearnConfig:
         _check_range(self, "learning_rate", 0.0, 100.0, open_low=True)
         _check_range(self, "momentum", 0.0, 0.9999)
         _check_range(self, "trusted_ratio", 0.05, 0.9)
-        for name in ("forgotten_below", "retained_above", "spilled_below", "poisoned_above", "suspect_above"):
+        for name in (
+            *("forgotten_below", "retained_above", "hopeful_above", "spilled_below"),
+            *("spared_above", "valley_below", "valley_at_most", "max_trusted_loss", "suspect_above"),
+            *("doubted_above", "spread_above", "mapped_above"),
+        ):
             _check_range(self, name, 0.0, 1.0)
+        _check_range(self, "class_steps", 1, 100_000)
+        _check_range(self, "class_limit", 1, 32_767)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,12 +285,16 @@ class FinetuneConfig(TrainRecipe):
     unlabelled_weight: float = 1.0
     """Weight of a pseudo-labelled sample against a labelled one: FixMatch's lambda_u."""
 
+    resplit_epochs: int = 2
+    """Passes between two looks at doubted labels: what the EMA by then takes for what is doubted loses its label."""
+
     def __post_init__(self) -> None:
         """Checks ranges."""
         super().__post_init__()
         _check_range(self, "epochs", 1, 10_000)
         _check_range(self, "confidence", 0.0, 1.0)
         _check_range(self, "unlabelled_weight", 0.0, 100.0)
+        _check_range(self, "resplit_epochs", 1, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.common.learning.augment import to_float
 
-__all__ = ["Scores", "predict", "score"]
+__all__ = ["Scores", "predict", "score", "scores_of"]
 
 # Large enough to fill two cores at 32 px, small enough that the activations of a ResNet-50 at 224 px fit in 2 GiB.
 _BATCH = 250
@@ -61,7 +61,12 @@ def score(model: nn.Module, images: Tensor, labels: Tensor) -> Scores:
         images: uint8 [n, c, h, w].
         labels: int64 [n], the given labels.
     """
-    log_probabilities = F.log_softmax(predict(model, images), dim=1)
+    return scores_of(predict(model, images), labels)
+
+
+def scores_of(logits: Tensor, labels: Tensor) -> Scores:
+    """The same from logits, float32 [n, k], on the CPU."""
+    log_probabilities = F.log_softmax(logits, dim=1)
     given = log_probabilities.gather(1, labels.cpu()[:, None]).squeeze(1)
     # Rounding can leave -0.0 or 1 + 1e-7, which the tables' rules would refuse.
     entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1)

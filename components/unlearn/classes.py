@@ -1,0 +1,189 @@
+"""Which classes hold samples of every other class: forget a whole class, and see what its samples look like then.
+
+A sample whose label an attacker changed still shows what it showed before. Once the model has forgotten the label, it
+takes a mislabelled sample for a member of its true class as firmly as that class's own members, whatever the trigger
+and whether or not the model has learned it yet. Clean samples of a class are taken for others as well, but for the few
+classes that resemble theirs. So a class is called mixed by the *lower quartile* over all other classes of how many of
+its samples pass for their members: that is near zero for a clean class, however much it resembles its neighbours, and
+half of the poisoned share for the target of an attack on all classes.
+
+An attack that leads every class to a label of its own fills no class from all the others. There the model's
+contradictions tell: of the samples that it takes for a class against their label, nearly all have one and the same
+other label, for most classes at once. Classes that resemble each other are confused both ways and with several.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from components.common.contracts.configs import UnlearnConfig
+from components.common.learning.scoring import Scores, predict
+from components.common.learning.seeding import stream
+from components.common.learning.watch import Watch
+from components.unlearn.forgetting import Proposal, forget, halved
+
+__all__ = ["PASSES", "ClassProbe", "find_mapping", "probe_classes", "propose_foreign"]
+
+# Members of each class that others are compared with: enough for steps of one per cent.
+_REFERENCES = 100
+# Probability from which the model takes a sample for a class, and how many such samples make a pattern of a class.
+_SURE = 0.7
+_FEWEST_CONTRADICTIONS = 5
+# A sample passes for a member of a class that looks more like it than the median member does.
+PASSES = 0.5
+# With fewer classes than this a quartile over the other ones says nothing.
+_FEWEST_CLASSES = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassProbe:
+    """What the samples of one class look like when the class is forgotten.
+
+    Attributes:
+        label: The class.
+        rows: int64 [m], positions of its samples.
+        foreign: float32 [m] in [0, 1]: share of the members of the class that a sample is taken for that look less
+            like that class than it does.
+        spread: Lower quartile over the other classes of the number of samples that pass for their members, as a share
+            of their size. To pass is to be more foreign than half of them.
+        mixed: Whether ``spread`` is more than resemblance explains.
+    """
+
+    label: int
+    rows: Tensor
+    foreign: Tensor
+    spread: float
+    mixed: bool
+
+
+def probe_classes(
+    model: nn.Module, images: Tensor, labels: Tensor, config: UnlearnConfig, *, mirror: bool, watch: Watch
+) -> list[ClassProbe]:
+    """Forgets one class after the other on copies of a model.
+
+    Where there are more classes than ``config.class_limit``, those are forgotten whose samples look most like all
+    other classes already before.
+
+    Args:
+        model: The warm-up EMA model; unchanged.
+        images: uint8 [n, c, h, w].
+        labels: int64 [n], the given labels, on the CPU.
+        config: Settings.
+        mirror: Whether a horizontal flip keeps the class.
+        watch: Told after each class.
+
+    Returns:
+        One probe per class that was forgotten; none where there are fewer than four classes with samples.
+    """
+    members = {int(label): (labels == label).nonzero().squeeze(1) for label in np.unique(labels.numpy())}
+    if len(members) < _FEWEST_CLASSES:
+        return []
+    chosen = list(members)
+    if len(chosen) > config.class_limit:
+        before = {label: _compare(model, images, members, label, config) for label in chosen}
+        chosen = sorted(chosen, key=lambda label: -before[label].spread)[: config.class_limit]
+    probes = []
+    for done, label in enumerate(chosen, start=1):
+        rest = (labels != label).nonzero().squeeze(1)
+        whole = Proposal(
+            signal=f"class {label}", label=label, isolated=members[label], trusted=rest, witnesses=rest[:0]
+        )
+        changed = forget(model, images, labels, whole, config, mirror=mirror, steps=config.class_steps)
+        probes.append(_compare(changed, images, members, label, config))
+        watch.progress("classes", done, len(chosen), {"spread": probes[-1].spread})
+    return probes
+
+
+def find_mapping(probabilities: Tensor, labels: Tensor, config: UnlearnConfig) -> dict[int, int]:
+    """Which class has which other label, where labels were changed by a rule from class to class.
+
+    Args:
+        probabilities: float32 [n, k], the warm-up model's.
+        labels: int64 [n], the given labels.
+        config: ``mapped_above``.
+
+    Returns:
+        What a sample looks like to the label that such samples were given; empty where there is no such rule.
+    """
+    classes = probabilities.shape[1]
+    if classes < _FEWEST_CLASSES:
+        return {}
+    firmness, taken_for = probabilities.max(dim=1)
+    contradicted = (firmness > _SURE) & (taken_for != labels)
+    counts = torch.zeros(classes, classes)
+    counts.index_put_((taken_for[contradicted], labels[contradicted]), torch.ones(()), accumulate=True)
+    sums = counts.sum(dim=1)
+    most, label = counts.max(dim=1)
+    shares = torch.where(sums >= _FEWEST_CONTRADICTIONS, most / sums.clamp_min(1.0), 0.0)
+    if float(shares.median()) <= config.mapped_above:
+        return {}
+    # Once there is a rule, the classes where it shows less clearly follow it as well.
+    return {int(looks): int(label[looks]) for looks in (shares > 0.5).nonzero().squeeze(1)}
+
+
+def _compare(
+    model: nn.Module, images: Tensor, members: dict[int, Tensor], label: int, config: UnlearnConfig
+) -> ClassProbe:
+    """How much the samples of a class look like members of the others, their own label left out of account."""
+    rows = members[label]
+    likeness = _log_odds(model, images[rows.to(images.device)], label)
+    firmness, resembled = likeness.max(dim=1)
+    foreign = torch.zeros(len(rows))
+    shares = []
+    for other, theirs in members.items():
+        if other == label:
+            continue
+        order = torch.randperm(len(theirs), generator=stream(config.seed, "references", label, other))
+        some = theirs[order[:_REFERENCES]]
+        reference = _log_odds(model, images[some.to(images.device)], label)[:, other].sort().values
+        taken = resembled == other
+        foreign[taken] = torch.searchsorted(reference, firmness[taken]).float() / len(reference)
+        shares.append(float((foreign[taken] > PASSES).sum()) / len(theirs))
+    spread = sorted(shares)[(len(shares) - 1) // 4]
+    return ClassProbe(label=label, rows=rows, foreign=foreign, spread=spread, mixed=spread > config.spread_above)
+
+
+def _log_odds(model: nn.Module, images: Tensor, without: int) -> Tensor:
+    """Log-odds of every class against all others but ``without``, which gets -inf; float32 [m, k]."""
+    logits = predict(model, images)
+    logits[:, without] = -torch.inf
+    probabilities = logits.double().log_softmax(dim=1)
+    odds = probabilities - torch.log1p(-probabilities.exp().clamp_max(1.0 - 1e-12))
+    odds[:, without] = -torch.inf
+    return odds.float()
+
+
+def propose_foreign(
+    found: ClassProbe, labels: Tensor, before: Scores, isolation_ratio: float, config: UnlearnConfig
+) -> Proposal:
+    """The proposal to forget what looks most foreign in a mixed class.
+
+    Args:
+        found: The class.
+        labels: int64 [n], the given labels, on the CPU.
+        before: The warm-up model's scores of all samples.
+        isolation_ratio: Share of the training set to isolate at most.
+        config: Trusted ratio and seed.
+    """
+    order = torch.argsort(-found.foreign, stable=True)
+    # At most a quarter of the class: the poison among its samples may be few.
+    count = max(1, min(round(isolation_ratio * len(labels)), len(order) // 4))
+    least = len(order) - max(2, round(config.trusted_ratio * len(order)))
+    pool = [found.rows[order[max(count, least) :]]]
+    for label in np.unique(labels.numpy()).tolist():
+        if label != found.label:
+            rows = (labels == label).nonzero().squeeze(1)
+            believed = torch.argsort(-before.given_probability[rows], stable=True)
+            pool.append(rows[believed[: max(2, round(config.trusted_ratio * len(rows)))]])
+    trusted, witnesses = halved(torch.cat(pool), config.seed, f"foreign {found.label}")
+    return Proposal(
+        signal="foreign",
+        label=found.label,
+        isolated=found.rows[order[:count]],
+        trusted=trusted,
+        witnesses=witnesses,
+    )

@@ -1,0 +1,276 @@
+"""Bounded unlearning of chosen samples, and what it moves.
+
+Samples are forgotten on a copy of the warm-up model, while a trusted pool keeps the main task. What that costs tells
+whether there was anything to forget: forgetting a trigger is cheap and shakes every sample that carries it and no
+other, forgetting clean images takes their whole class along, some samples more and some less.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.common.contracts.configs import UnlearnConfig
+from components.common.learning.augment import weak
+from components.common.learning.scoring import Scores, score
+from components.common.learning.seeding import stream
+from components.common.signals import SIGNALS, propose, trust
+
+__all__ = ["Probe", "Proposal", "Valley", "find_valley", "forget", "halved", "make_proposals", "probe", "widen"]
+
+# Rises are counted in bins of a twentieth of a unit from a little below nothing to a little above one unit.
+_LOW, _HIGH, _BINS = -0.1, 1.3, 28
+# Standard deviation in bins of the Gaussian that smooths the counts: three tenths of a unit are what a mode spans.
+_BLUR = 1.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Proposal:
+    """What is proposed to be forgotten.
+
+    Attributes:
+        signal: Name of the signal that proposes it.
+        label: The given label that the proposed samples share.
+        isolated: int64 [k], positions of the samples to forget.
+        trusted: int64 [t], positions that keep the main task; the least suspect of every class.
+        witnesses: int64 [w], positions of equally trusted samples that the forgetting does not see.
+    """
+
+    signal: str
+    label: int
+    isolated: Tensor
+    trusted: Tensor
+    witnesses: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Valley:
+    """Where the rises of a class fall into two kinds.
+
+    Attributes:
+        at: The rise at the bottom of the valley.
+        depth: Density at the bottom as a share of that at the lower of the two peaks: 0 for two kinds that do not
+            touch, 1 where there is no valley.
+        below: Share of the samples below the bottom, in [0, 1].
+    """
+
+    at: float
+    depth: float
+    below: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What forgetting a proposal did.
+
+    Attributes:
+        proposal: What was forgotten.
+        forgotten: Probability of the given label left on the isolated samples, in [0, 1].
+        retained: Share of the witnesses of the same label that keep it, among those that had it before, in [0, 1].
+        spilled: Median rise in loss of the witnesses of the same label, in the units of ``rise``.
+        valley: Where the rises of the label's samples fall into two kinds.
+        rise: float32 [n], rise in loss, in units of the isolated samples' median rise: 0 unmoved, 1 moved like them;
+            0 for samples of other labels.
+        model: The model after forgetting.
+    """
+
+    proposal: Proposal
+    forgotten: float
+    retained: float
+    spilled: float
+    valley: Valley
+    rise: Tensor
+    model: nn.Module
+
+
+def halved(pool: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:
+    """A pool of positions, int64 [m], in two random halves: those to train on, and witnesses."""
+    order = torch.randperm(len(pool), generator=stream(seed, "witnesses", name))
+    half = len(pool) // 2
+    return pool[order[half:]], pool[order[:half]]
+
+
+def make_proposals(
+    signals: Mapping[str, npt.NDArray[np.float32]],
+    labels: npt.NDArray[np.int64],
+    isolation_ratio: float,
+    config: UnlearnConfig,
+) -> list[Proposal]:
+    """What each signal that proposes at all would have forgotten.
+
+    Args:
+        signals: Signal name to float32 [n] in [0, 1], as in the split.
+        labels: int64 [n], the given labels.
+        isolation_ratio: Share of the training set that a signal looks at, in (0, 1).
+        config: Trusted ratio and seed.
+    """
+    proposals = []
+    for name, values in signals.items():
+        if not SIGNALS[name].proposes:
+            continue
+        isolated = propose(values, labels, isolation_ratio)
+        pool = np.setdiff1d(trust(values, labels, config.trusted_ratio), isolated)
+        trusted, witnesses = halved(torch.from_numpy(pool), config.seed, name)
+        proposals.append(
+            Proposal(
+                signal=name,
+                label=int(labels[isolated[0]]),
+                isolated=torch.from_numpy(isolated),
+                trusted=trusted,
+                witnesses=witnesses,
+            )
+        )
+    return proposals
+
+
+def forget(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    proposal: Proposal,
+    config: UnlearnConfig,
+    *,
+    mirror: bool,
+    steps: int | None = None,
+) -> nn.Module:
+    """Makes a copy of a model that no longer gives the isolated samples their given label.
+
+    The loss is the complementary cross-entropy -log(1 - p_y) on isolated samples as long as p_y is above chance, and
+    nothing below: it is bounded, so it cannot drive the weights away. Cross-entropy on the trusted pool repairs what
+    the forgetting breaks.
+
+    Args:
+        model: The model; unchanged.
+        images: uint8 [n, c, h, w].
+        labels: int64 [n], the given labels, on the CPU.
+        proposal: What to forget.
+        config: Steps, batch and learning rate.
+        mirror: Whether a horizontal flip keeps the class.
+        steps: Another number of steps than the config's.
+
+    Returns:
+        The changed copy, in evaluation mode.
+    """
+    changed = copy.deepcopy(model).train()
+    changed.requires_grad_(requires_grad=True)
+    device = next(changed.parameters()).device
+    optimizer = torch.optim.SGD(changed.parameters(), lr=config.learning_rate, momentum=config.momentum)
+    for step in range(config.steps if steps is None else steps):
+        generator = stream(config.seed, "forget", proposal.signal, step)
+        isolated = proposal.isolated[torch.randint(len(proposal.isolated), (config.forget_batch,), generator=generator)]
+        trusted = proposal.trusted[torch.randint(len(proposal.trusted), (config.keep_batch,), generator=generator)]
+        rows = torch.cat([isolated, trusted])
+        augmenting = stream(config.seed, "forget", proposal.signal, "augment", step, device=device)
+        logits = changed(weak(images[rows.to(device)], augmenting, mirror=mirror))
+        given = labels[rows].to(device)
+        chance = 1.0 / logits.shape[1]
+        believed = logits[: len(isolated)].softmax(dim=1).gather(1, given[: len(isolated), None]).squeeze(1)
+        # The clamp bounds a single sample's loss at about 7 and its gradient with it.
+        complementary = -torch.log((1.0 - believed).clamp_min(1e-3)) * (believed > chance)
+        loss = complementary.mean() + F.cross_entropy(logits[len(isolated) :], given[len(isolated) :])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return changed.eval()
+
+
+def probe(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    proposal: Proposal,
+    config: UnlearnConfig,
+    *,
+    mirror: bool,
+    before: Scores,
+) -> Probe:
+    """Forgets a proposal and measures what moved.
+
+    Args:
+        model: The warm-up EMA model.
+        images: uint8 [n, c, h, w].
+        labels: int64 [n], on the CPU.
+        proposal: What to forget.
+        config: Settings.
+        mirror: Whether a horizontal flip keeps the class.
+        before: The model's scores of all samples.
+    """
+    changed = forget(model, images, labels, proposal, config, mirror=mirror)
+    # Only samples of the forgotten label can carry its trigger's label, so nobody else is asked.
+    members = (labels == proposal.label).nonzero().squeeze(1)
+    after = score(changed, images[members.to(images.device)], labels[members])
+    left = torch.zeros(len(labels)).index_put((members,), after.given_probability)
+    rise = torch.zeros(len(labels)).index_put((members,), after.loss - before.loss[members])
+    # A floor of ln 2: an isolated sample whose probability did not even halve was not forgotten at all.
+    rise = rise / rise[proposal.isolated].median().clamp_min(0.6931)
+    witnesses = proposal.witnesses[labels[proposal.witnesses] == proposal.label]
+    believed = witnesses[before.given_probability[witnesses] > 0.5]
+    return Probe(
+        proposal=proposal,
+        forgotten=float(left[proposal.isolated].mean()),
+        retained=float((left[believed] > 0.5).float().mean()) if len(believed) else 0.0,
+        # A class without witnesses has nobody to say that it was spared.
+        spilled=float(rise[witnesses].median()) if len(witnesses) else 1.0,
+        valley=find_valley(rise[members].numpy()),
+        rise=rise,
+        model=changed,
+    )
+
+
+def find_valley(rise: npt.NDArray[np.float32]) -> Valley:
+    """The valley between those that moved and those that did not.
+
+    Otsu's threshold (1979) parts the rises in two; the valley lies between the peaks on either side of it.
+
+    Args:
+        rise: float32 [m], of the samples of one label.
+    """
+    counts, edges = np.histogram(rise.clip(_LOW, _HIGH), bins=_BINS, range=(_LOW, _HIGH))
+    reach = np.arange(-_BINS, _BINS + 1)
+    kernel = np.exp(-0.5 * (reach / _BLUR) ** 2)
+    # Counts are mirrored at the ends, so that a peak there is as high as elsewhere.
+    density = np.convolve(np.concatenate([counts[::-1], counts, counts[::-1]]), kernel / kernel.sum(), mode="same")
+    density = density[_BINS : 2 * _BINS]
+    middle = _otsu(counts)
+    low, high = int(density[:middle].argmax()), middle + int(density[middle:].argmax())
+    bottom = low + int(density[low : high + 1].argmin())
+    at = float(edges[bottom] + edges[bottom + 1]) / 2
+    peak = min(density[low], density[high])
+    return Valley(
+        at=at,
+        depth=float(density[bottom] / peak) if peak > 0 else 1.0,
+        below=float((rise <= at).mean()),
+    )
+
+
+def _otsu(counts: npt.NDArray[np.int64]) -> int:
+    """First bin of the upper part under Otsu's threshold, in [1, bins - 1]."""
+    places = np.arange(len(counts))
+    weight = np.cumsum(counts)[:-1].astype(np.float64)
+    total, moments = counts.sum(), np.cumsum(counts * places)
+    other = total - weight
+    apart = moments[:-1] / np.maximum(weight, 1) - (moments[-1] - moments[:-1]) / np.maximum(other, 1)
+    return int((weight * other * apart**2).argmax()) + 1
+
+
+def widen(found: Probe) -> Proposal:
+    """The proposal to forget all that a probe shook, while only what it left alone is trusted."""
+    before = found.proposal
+    calm = found.rise <= found.valley.at
+    # What moved little more than the calm ones is neither: it may be either.
+    isolated = found.rise > max(0.5, found.valley.at)
+    isolated[before.isolated] = True
+    return Proposal(
+        signal=f"{before.signal}, again",
+        label=before.label,
+        isolated=isolated.nonzero().squeeze(1),
+        trusted=before.trusted[calm[before.trusted]],
+        witnesses=before.witnesses[calm[before.witnesses]],
+    )
