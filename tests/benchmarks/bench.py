@@ -62,10 +62,12 @@ class Group:
         command = [sys.executable, "-m", "tests.benchmarks.group", *words, *(["--keep-runs"] if keep_runs else [])]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.started = time.monotonic()
-        with self.log.open("wb") as log:
-            # In a session of its own: at Ctrl-C this process asks it, once, to stop.
+        # Appended, since what an earlier attempt said may be why there is another.
+        with self.log.open("ab") as log:
+            # In a group of its own: at Ctrl-C this process asks it, once, to stop. Not in a session of its own, which
+            # Linux may schedule with another weight than what was started beside it (sched_autogroup).
             self.process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, process_group=0
             )
 
 
