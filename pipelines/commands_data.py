@@ -129,6 +129,8 @@ def ingest_command(
     code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
     if code == 0:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
+        if parameters["ingest_settings"]["canary_ratio"]:
+            write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
     ctx.exit(code)
 
 
