@@ -142,6 +142,7 @@ def test_asr_counts_only_where_the_undefended_model_has_a_backdoor() -> None:
     assert lines["| **mean over scored cells**"].endswith("| 2 | 98.0 / 3.0 (4.0) | 98.0 / 90.0 (90.0) |")
 
 
+@pytest.mark.timeout(900)
 def test_a_real_cell_is_measured_and_then_left_alone(tmp_path: Path) -> None:
     tiny(tmp_path)
 
@@ -156,7 +157,7 @@ def test_a_real_cell_is_measured_and_then_left_alone(tmp_path: Path) -> None:
             },
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=400,
         )
 
     first = bench("--only", "attack=badnets", "seed=1")
