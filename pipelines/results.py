@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts.artifacts import StageManifest
+from components.common.contracts.configs import PromoteConfig
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import join
 from components.common.storage.publish import find_manifest
@@ -80,6 +81,8 @@ def lines_of(manifest: StageManifest) -> list[str]:
             f"canary: {_percent(told['caught'])} % of {told['planted']} planted samples caught, the trigger fires on "
             f"{_percent(told['fired'])} % (this trigger was tested, no other)"
         )
+        if told["caught"] < PromoteConfig().min_canary_caught:
+            lines.append("The canary was not caught: that no poison was found says little. Ask again without a canary.")
     return [*lines, *_times(facts.get("stages") or [])]
 
 

@@ -159,6 +159,14 @@ def test_the_result_without_any_figure_is_still_readable() -> None:
     assert lines_of(_manifest()) == [""]
 
 
+@pytest.mark.parametrize(("caught", "count"), [(0.9, 1), (0.1, 2)])
+def test_a_canary_that_was_not_caught_is_told(caught: float, count: int) -> None:
+    told = {"planted": 40, "label": "2", "caught": caught, "fired": 0.5}
+    lines = [line for line in lines_of(_manifest(facts={"canary": told})) if "canary" in line]
+    assert lines[0].startswith(f"canary: {100 * caught:.2f} % of 40 planted samples caught")
+    assert len(lines) == count
+
+
 def test_the_stages_seconds_are_added_up() -> None:
     stages = [
         {"stage": "ingest", "seconds": 1.25, "train_seconds": 0.0, "overhead_seconds": 1.25, "peak_mib": 90},
