@@ -1,0 +1,244 @@
+"""What the unlearning finds by class, the valley between two kinds, and the split that fine-tuning refines."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from components.common.attacks.base import AttackConfig, make_attack
+from components.common.contracts.configs import FinetuneConfig, UnlearnConfig, WarmupConfig
+from components.common.learning.doubts import NEVER, is_doubted
+from components.common.learning.scoring import score
+from components.common.learning.seeding import make_deterministic
+from components.common.learning.watch import NullWatch
+from components.common.models import ModelSpec, build_model
+from components.finetune.algorithm import FineTuned, _balance, fine_tune
+from components.unlearn.algorithm import Refined, _cured, refine
+from components.unlearn.classes import find_mapping, probe_classes, propose_foreign
+from components.unlearn.forgetting import find_valley, widen
+from components.warmup.algorithm import TrainingSet, warm_up
+
+SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
+CONFIG = UnlearnConfig()
+
+
+def test_the_valley_lies_between_those_that_moved_and_those_that_did_not() -> None:
+    rng = np.random.default_rng(0)
+    rise = np.concatenate([rng.normal(0.02, 0.05, 300), rng.normal(0.9, 0.12, 100)]).astype(np.float32)
+    valley = find_valley(rise)
+    assert 0.2 < valley.at < 0.6
+    assert valley.depth < 0.05
+    assert valley.below == pytest.approx(0.75, abs=0.01)
+
+
+def test_samples_that_moved_as_one_have_no_valley_that_counts() -> None:
+    rise = np.random.default_rng(0).normal(0.5, 0.25, 400).astype(np.float32)
+    valley = find_valley(rise)
+    assert valley.depth > CONFIG.valley_below or valley.at > CONFIG.valley_at_most
+
+
+@pytest.mark.parametrize("rise", [np.zeros(5), np.ones(1), np.full(40, 7.0), np.linspace(-3, 3, 2)])
+def test_a_valley_of_degenerate_rises_is_still_a_number(rise: np.ndarray) -> None:
+    valley = find_valley(rise.astype(np.float32))
+    assert np.isfinite([valley.at, valley.depth, valley.below]).all()
+
+
+def looks(labels: Tensor, as_class: Tensor, firmness: float, classes: int = 10) -> Tensor:
+    rest = (1.0 - firmness) / (classes - 1)
+    return torch.full((len(labels), classes), rest).scatter_(1, as_class[:, None], firmness)
+
+
+def test_labels_that_were_changed_by_a_rule_give_the_rule() -> None:
+    true = torch.arange(10).repeat_interleave(20)
+    given = true.clone()
+    given[::2] = (true[::2] + 1) % 10
+    assert find_mapping(looks(given, true, 0.95), given, CONFIG) == {k: (k + 1) % 10 for k in range(10)}
+
+
+def test_noise_in_the_labels_and_confusion_between_neighbours_are_no_rule() -> None:
+    true = torch.arange(10).repeat_interleave(60)
+    noise = true.clone()
+    shifts = torch.randint(1, 10, (300,), generator=torch.Generator().manual_seed(0))
+    noise[::2] = (true[::2] + shifts) % 10
+    assert find_mapping(looks(noise, true, 0.95), noise, CONFIG) == {}
+    pairs = true.clone()
+    # Two pairs of neighbours, each confused both ways: cats and dogs, cars and trucks.
+    for one, other in ((3, 5), (5, 3), (1, 9), (9, 1)):
+        pairs[(true == one).nonzero().squeeze(1)[:10]] = other
+    assert find_mapping(looks(pairs, true, 0.95), pairs, CONFIG) == {}
+    assert find_mapping(looks(true[:2], true[:2], 0.9, classes=3), true[:2], CONFIG) == {}
+
+
+def test_only_doubted_pairs_are_doubted_and_only_from_their_firmness() -> None:
+    doubtful = torch.full((3, 3), NEVER)
+    doubtful[0, 1], doubtful[2, 1] = 0.0, 0.7
+    probabilities = torch.tensor([[0.4, 0.3, 0.3], [0.1, 0.3, 0.6], [0.1, 0.1, 0.8], [0.9, 0.1, 0.0]])
+    labels = torch.tensor([1, 1, 1, 2])
+    assert is_doubted(probabilities, labels, doubtful).tolist() == [True, False, True, False]
+
+
+@pytest.fixture(scope="module")
+def warped(many_digits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, object]:
+    """Digits under an attack that no signal proposes purely: each image is bent a little, its label changed."""
+    images, labels = many_digits[0][:1500], many_digits[1][:1500]
+    attack = make_attack(
+        AttackConfig(name="wanet", poison_rate=0.1, target_label=0, seed=5), num_classes=10, image_shape=(1, 28, 28)
+    )
+    injection = attack.inject(images, labels)
+    make_deterministic(0)
+    data = TrainingSet(images=injection.images, labels=injection.labels, mirror=False)
+    config = WarmupConfig(epochs=8, batch_size=64)
+    model, _ = warm_up(build_model("convnet_tiny", SPEC), data, config, NullWatch())
+    return injection.images, injection.labels, injection.is_poisoned, model
+
+
+@pytest.fixture(scope="module")
+def refined(warped) -> Refined:
+    images, labels, _, model = warped
+    before = copy.deepcopy(model.state_dict())
+    found = refine(model, images, labels, [], CONFIG, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "the input was changed"
+    return found
+
+
+def test_the_target_of_changed_labels_is_mixed_and_no_other_class_is(warped, refined) -> None:
+    images, labels, poisoned, model = warped
+    assert [found.label for found in refined.classes if found.mixed] == [0]
+    (mixed,) = (found for found in refined.classes if found.mixed)
+    proposal = propose_foreign(mixed, labels, score(model, images, labels), 0.02, CONFIG)
+    assert float(poisoned[proposal.isolated].float().mean()) > 0.9
+    taken = torch.cat([proposal.isolated, proposal.trusted, proposal.witnesses])
+    assert len(taken.unique()) == len(taken), "a sample is isolated and trusted at once"
+
+
+def test_with_more_classes_than_the_limit_the_most_mixed_are_forgotten(warped) -> None:
+    images, labels, _, model = warped
+    config = UnlearnConfig(class_limit=3, class_steps=2)
+    probes = probe_classes(model, images, labels, config, mirror=False, watch=NullWatch())
+    assert len(probes) == 3
+
+
+def test_three_classes_are_too_few_to_compare(warped) -> None:
+    images, labels, _, model = warped
+    few = labels < 3
+    assert probe_classes(model, images[few], labels[few], CONFIG, mirror=False, watch=NullWatch()) == []
+
+
+def test_what_changed_labels_share_is_found_without_any_signal(warped, refined) -> None:
+    poisoned = warped[2]
+    assert refined.found
+    flagged = refined.poisoned | refined.suspect
+    assert float(flagged[poisoned].float().mean()) > 0.85
+    assert float(flagged[~poisoned].float().mean()) < 0.03
+    assert float(refined.doubtful[1, 0]) == pytest.approx(CONFIG.doubted_above)
+    assert float(refined.doubtful[0, 1]) == NEVER
+
+
+def test_a_costly_unlearning_is_rolled_back(warped, refined) -> None:
+    images, labels, _, model = warped
+    settled = [find for find in refined.finds if find.settled]
+    assert settled
+    assert not refined.rolled_back
+    assert refined.model is not model
+    before = score(model, images, labels)
+    # Even an unlearning that costs nothing costs more than this.
+    kept, rolled_back = _cured(model, settled, images, labels, before, UnlearnConfig(max_trusted_loss=0.0))
+    assert rolled_back
+    assert kept is model
+
+
+def test_clean_digits_have_neither_mixed_classes_nor_a_rule(many_digits: tuple[Tensor, Tensor]) -> None:
+    images, labels = many_digits[0][:1500], many_digits[1][:1500]
+    make_deterministic(0)
+    data = TrainingSet(images=images, labels=labels, mirror=False)
+    model, _ = warm_up(build_model("convnet_tiny", SPEC), data, WarmupConfig(epochs=8, batch_size=64), NullWatch())
+    refined = refine(model, images, labels, [], CONFIG, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    assert not refined.found
+    assert refined.model is model
+    assert not bool((refined.poisoned | refined.suspect).any())
+
+
+def test_a_wider_proposal_trusts_nobody_that_moved(warped, refined) -> None:
+    labels = warped[1]
+    first = refined.finds[0].probes[0]
+    wider = widen(first)
+    assert set(first.proposal.isolated.tolist()) <= set(wider.isolated.tolist())
+    for kept in (wider.trusted, wider.witnesses):
+        assert float(first.rise[kept].max()) <= first.valley.at
+    assert not set(wider.isolated.tolist()) & set(wider.trusted.tolist()) - set(first.proposal.isolated.tolist())
+    assert float(first.rise[labels != 0].abs().max()) == 0.0
+
+
+def test_the_labelled_pool_is_balanced_once_labels_are_taken_away() -> None:
+    known = torch.tensor([0] * 60 + [1] * 30 + [2] * 30)
+    assert _balance(known, 4).tolist() == [1.0] * 4, "ordinary training is left as it is"
+    known[:5] = -1
+    weight = _balance(known, 4)
+    counts = torch.tensor([55.0, 30.0, 30.0, 0.0])
+    assert float((weight * counts).sum()) == pytest.approx(115.0, rel=1e-4)
+    shares = (weight * counts)[:3]
+    assert float(shares.max() / shares.min()) == pytest.approx(1.0, rel=1e-4)
+    assert weight[3] == 0.0
+
+
+class Interrupted(NullWatch):
+    """Keeps a state after a number of steps and stops the training there; a second one starts from it."""
+
+    def __init__(self, at: int, kept: Mapping[str, bytes] | None = None) -> None:
+        self.at, self.done, self.kept = at, 0, dict(kept or {})
+
+    def wants_state(self, phase: str) -> bool:
+        self.done += 1
+        return self.done == self.at
+
+    def save(self, phase: str, state: bytes) -> None:
+        self.kept[phase] = state
+        raise InterruptedError
+
+    def restore(self, phase: str) -> bytes | None:
+        return self.kept.get(phase)
+
+
+def test_doubted_labels_fall_while_the_model_gets_better_also_across_an_interruption(many_digits) -> None:
+    images, true = many_digits[0][:600], many_digits[1][:600]
+    given = true.clone()
+    lies = torch.zeros(600, dtype=torch.bool)
+    lies[::12] = True
+    given[lies] = (true[lies] + 1) % 10
+    doubtful = torch.full((10, 10), NEVER)
+    for k in range(10):
+        doubtful[k, (k + 1) % 10] = 0.0
+    config = FinetuneConfig(epochs=8, batch_size=64, resplit_epochs=2)
+    everything = torch.ones(600, dtype=torch.bool)
+
+    make_deterministic(0)
+    half_learned, _ = warm_up(
+        build_model("convnet_tiny", SPEC),
+        TrainingSet(images=images, labels=given, mirror=False),
+        WarmupConfig(epochs=8, batch_size=32),
+        NullWatch(),
+    )
+
+    def tune(watch: NullWatch) -> FineTuned:
+        model = copy.deepcopy(half_learned)
+        return fine_tune(model, images, given, everything, config, mirror=False, watch=watch, doubtful=doubtful)
+
+    whole = tune(NullWatch())
+    fallen = ~whole.labelled
+    assert float(fallen[lies].float().mean()) > 0.8
+    assert float(fallen[~lies].float().mean()) < 0.1
+    assert len(whole.lost) == 4
+    assert int(whole.lost.sum()) == int(fallen.sum())
+    first = Interrupted(at=50)
+    with pytest.raises(InterruptedError):
+        tune(first)
+    resumed = tune(Interrupted(at=10_000, kept=first.kept))
+    assert torch.equal(resumed.labelled, whole.labelled)
+    assert torch.equal(resumed.lost, whole.lost)
+    for one, other in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
