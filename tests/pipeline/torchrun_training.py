@@ -28,6 +28,7 @@ def main(target: Path, micro_batch: int) -> None:
         "images": torch.from_numpy(dataset.images[: dataset.n_train]),
         "labels": torch.from_numpy(dataset.labels[: dataset.n_train].astype(np.int64)),
         "labelled": torch.arange(dataset.n_train) % 5 != 0,
+        "doubtful": torch.ones(10, 10),
     }
     config = FinetuneConfig(epochs=1, batch_size=40, micro_batch=micro_batch, seed=3)
     make_deterministic(config.seed)

@@ -191,7 +191,8 @@ def test_fine_tuning_survives_parts_without_a_single_trusted_sample(tensors) -> 
     labelled = torch.zeros(200, dtype=torch.bool)
     labelled[:5] = True
     config = FinetuneConfig(epochs=1, batch_size=50, micro_batch=2, seed=3)
-    result = finetune_train(norm_net(), {**tensors, "labelled": labelled}, NullWatch(), config=config, mirror=False)
+    given = {**tensors, "labelled": labelled, "doubtful": torch.ones(10, 10)}
+    result = finetune_train(norm_net(), given, NullWatch(), config=config, mirror=False)
     assert all(bool(torch.isfinite(weights).all()) for weights in result["weights"].values())
 
 
