@@ -9,8 +9,11 @@ carries the same trigger.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,10 +21,11 @@ from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.doubts import NEVER, is_doubted
 from components.common.learning.scoring import Scores, predict, score, scores_of
 from components.common.learning.watch import Watch
+from components.common.signals import SIGNALS
 from components.unlearn.classes import PASSES, ClassProbe, find_mapping, probe_classes, propose_foreign
-from components.unlearn.forgetting import Probe, Proposal, forget, make_proposals, probe, widen
+from components.unlearn.forgetting import Probe, Proposal, make_proposal, probe, widen
 
-__all__ = ["Find", "Refined", "forget", "make_proposals", "refine"]
+__all__ = ["Find", "Refined", "refine"]
 
 # A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest, in two rounds.
 _ROUNDS = 2
@@ -36,24 +40,24 @@ class Find:
     Attributes:
         label: The label.
         probes: The probes of its proposal, each wider than the one before.
-        settled: Whether the last of them split the label's samples into two kinds.
+        chosen: The probe whose rises part the label's samples; None where none does.
         mixed: The class probe, where it called the class mixed.
     """
 
     label: int
     probes: list[Probe]
-    settled: bool
+    chosen: Probe | None
     mixed: ClassProbe | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether forgetting tells the label's poisoned samples from the others."""
+        return self.chosen is not None
 
     @property
     def accepted(self) -> bool:
         """Whether this counts as poison found."""
         return self.settled or self.mixed is not None
-
-    @property
-    def rise(self) -> Tensor:
-        """float32 [n], the largest rise in loss in the widened probes or the only one, with their valleys at 0.5."""
-        return torch.stack([_levelled(p) for p in self.probes[1:] or self.probes]).amax(dim=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +107,7 @@ def refine(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    proposals: list[Proposal],
+    signals: Mapping[str, npt.NDArray[np.float32]],
     config: UnlearnConfig,
     *,
     isolation_ratio: float,
@@ -116,7 +120,7 @@ def refine(
         model: The warm-up EMA model; unchanged.
         images: uint8 [n, c, h, w].
         labels: int64 [n], the given labels, on the CPU.
-        proposals: Those of the split's signals.
+        signals: Signal name to float32 [n] in [0, 1], as in the split.
         config: Settings.
         isolation_ratio: Share of the training set that a proposal holds at most, in (0, 1).
         mirror: Whether a horizontal flip keeps the class.
@@ -126,19 +130,25 @@ def refine(
     before = scores_of(logits, labels)
     classes = probe_classes(model, images, labels, config, mirror=mirror, watch=watch)
     mixed = {found.label: found for found in classes if found.mixed}
-    queue = [propose_foreign(found, labels, before, isolation_ratio, config) for found in mixed.values()] + proposals
     finds: list[Find] = []
-    for done, proposal in enumerate(queue, start=1):
-        # What another signal proposes of a label that has been settled is the same trigger, or a clean remainder.
-        if not any(find.settled and find.label == proposal.label for find in finds):
-            probes = _follow(model, images, labels, proposal, config, mirror, before)
-            source = mixed.get(proposal.label) if proposal.signal == "foreign" else None
-            finds.append(
-                Find(label=proposal.label, probes=probes, settled=_is_settled(probes[-1], config), mixed=source)
-            )
-            figures = {"retained": probes[-1].retained, "forgotten": probes[-1].forgotten}
-            watch.progress("unlearn", done, len(queue), figures)
-    kept, rolled_back = _cured(model, [find for find in finds if find.settled], images, labels, before, config)
+
+    def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
+        probes = _follow(model, images, labels, proposal, config, mirror, before)
+        chosen = _choose(probes, config, mixed=proposal.label in mixed)
+        finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
+        watch.progress("unlearn", len(finds), len(finds), {"retained": probes[-1].retained})
+        return finds[-1].settled
+
+    for found in mixed.values():
+        follow(propose_foreign(found, labels, before, isolation_ratio, config), found)
+    num_labels = len(np.unique(labels.numpy()))
+    for name in (name for name in signals if SIGNALS[name].proposes):
+        # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
+        # of the others may be a second trigger, and then a third.
+        settled = True
+        while settled and len(done := {find.label for find in finds if find.settled}) < num_labels:
+            settled = follow(make_proposal(name, signals[name], labels.numpy(), isolation_ratio, done, config))
+    kept, rolled_back = _cured(model, finds, images, labels, before, config)
     probabilities = logits.softmax(dim=1)
     rise, foreign, named, doubtful = _marks(labels, finds, classes, config, logits.shape[1])
     mapping = find_mapping(probabilities, labels, config)
@@ -174,10 +184,12 @@ def _follow(
     """A proposal's probe, and the wider ones as long as they promise something."""
     probes = [probe(model, images, labels, proposal, config, mirror=mirror, before=before)]
     first = probes[0]
+    # Clean samples of two kinds, upright and slanted, part as well once they have been forgotten by kind. Before that
+    # they moved together: a proposal whose own forgetting was dear and left no valley is none.
     hopeful = _is_cheap(first, config) or (
         first.forgotten <= config.forgotten_below
         and first.retained >= config.hopeful_above
-        and first.valley.at <= config.valley_at_most
+        and _has_valley(first, config)
     )
     while hopeful and len(probes) <= _ROUNDS:
         wider = widen(probes[-1])
@@ -195,27 +207,35 @@ def _is_cheap(result: Probe, config: UnlearnConfig) -> bool:
     return result.forgotten <= config.forgotten_below and cheap
 
 
-def _levelled(result: Probe) -> Tensor:
+def _choose(probes: list[Probe], config: UnlearnConfig, *, mixed: bool) -> Probe | None:
+    """The probe whose rises part the label's samples: those that moved, and those that did not.
+
+    Clean samples of a class move together, one more and one less, so that some move by any amount. With a trigger
+    forgotten its carriers move and the others stay. Where the class is known to be mixed, that it is cheap to forget
+    some of it is enough; where a wider round was dear, what it had to tell was not about the trigger any more.
+    """
+    if mixed:
+        return next((result for result in reversed(probes) if _is_cheap(result, config)), None)
+    last = probes[-1]
+    return last if _is_cheap(last, config) and _has_valley(last, config) else None
+
+
+def _levelled(result: Probe, config: UnlearnConfig) -> Tensor:
     """The rise stretched so that the bottom of the valley lies at 0.5 and one unit stays one."""
-    at = max(result.valley.at, 1e-3)
+    clear = _has_valley(result, config)
+    at = max(result.valley.at if clear else min(result.valley.at, config.unclear_at), 1e-3)
     upper = 0.5 + 0.5 * (result.rise - at) / max(1.0 - at, 1e-3)
     return torch.where(result.rise > at, upper, 0.5 * result.rise / at)
 
 
-def _is_settled(result: Probe, config: UnlearnConfig) -> bool:
-    """Whether the label's samples fall into those that moved and those that did not.
-
-    Clean samples of a class move together, one more and one less, so that some move by any amount. With a trigger
-    forgotten its carriers move and the others stay.
-    """
+def _has_valley(result: Probe, config: UnlearnConfig) -> bool:
     valley = result.valley
     # A dent beyond what the forgotten samples themselves moved parts a few outliers from a class that moved as one.
-    two_kinds = (
+    return (
         valley.depth <= config.valley_below
         and valley.at <= config.valley_at_most
         and valley.below >= config.spared_above
     )
-    return _is_cheap(result, config) and two_kinds
 
 
 def _marks(
@@ -229,8 +249,8 @@ def _marks(
         foreign[result.rows] = result.foreign
     settled = {find.label for find in finds if find.settled}
     for find in finds:
-        if find.settled:
-            rise = torch.maximum(rise, find.rise)
+        if find.chosen is not None:
+            rise = torch.maximum(rise, _levelled(find.chosen, config))
         if find.mixed is not None:
             doubtful[:, find.label] = config.doubted_above
             if find.label not in settled:
@@ -240,12 +260,12 @@ def _marks(
 
 
 def _cured(
-    model: nn.Module, settled: list[Find], images: Tensor, labels: Tensor, before: Scores, config: UnlearnConfig
+    model: nn.Module, finds: list[Find], images: Tensor, labels: Tensor, before: Scores, config: UnlearnConfig
 ) -> tuple[nn.Module, bool]:
     """The model of the cheapest forgetting, unless even that cost too many trusted samples their label."""
-    if not settled:
+    if not any(find.settled for find in finds):
         return model, False
-    last = max((find.probes[-1] for find in settled), key=lambda result: result.retained)
+    last = max((find.chosen for find in finds if find.chosen is not None), key=lambda result: result.retained)
     rows = last.proposal.trusted[:_ASKED]
     after = score(last.model, images[rows.to(images.device)], labels[rows])
     right = before.given_probability[rows] > 0.5

@@ -8,7 +8,7 @@ other, forgetting clean images takes their whole class along, some samples more 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,13 @@ from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.augment import weak
 from components.common.learning.scoring import Scores, score
 from components.common.learning.seeding import stream
-from components.common.signals import SIGNALS, propose, trust
+from components.common.signals import propose, trust
 
-__all__ = ["Probe", "Proposal", "Valley", "find_valley", "forget", "halved", "make_proposals", "probe", "widen"]
+__all__ = ["Probe", "Proposal", "Valley", "find_valley", "forget", "halved", "make_proposal", "probe", "widen"]
 
-# Rises are counted in bins of a twentieth of a unit from a little below nothing to a little above one unit.
-_LOW, _HIGH, _BINS = -0.1, 1.3, 28
+# Rises are counted in bins of a twentieth of a unit from a little below nothing to one unit: half of the forgotten
+# samples rose by more, and how much more says nothing.
+_LOW, _HIGH, _BINS = -0.1, 1.0, 22
 # Standard deviation in bins of the Gaussian that smooths the counts: three tenths of a unit are what a mode spans.
 _BLUR = 1.5
 
@@ -97,37 +98,34 @@ def halved(pool: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:
     return pool[order[half:]], pool[order[:half]]
 
 
-def make_proposals(
-    signals: Mapping[str, npt.NDArray[np.float32]],
+def make_proposal(
+    name: str,
+    values: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     isolation_ratio: float,
+    done: Collection[int],
     config: UnlearnConfig,
-) -> list[Proposal]:
-    """What each signal that proposes at all would have forgotten.
+) -> Proposal:
+    """What a signal would have forgotten.
 
     Args:
-        signals: Signal name to float32 [n] in [0, 1], as in the split.
+        name: The signal's name.
+        values: float32 [n] in [0, 1], higher = more suspect.
         labels: int64 [n], the given labels.
         isolation_ratio: Share of the training set that a signal looks at, in (0, 1).
+        done: Labels that the signal is not asked about any more.
         config: Trusted ratio and seed.
     """
-    proposals = []
-    for name, values in signals.items():
-        if not SIGNALS[name].proposes:
-            continue
-        isolated = propose(values, labels, isolation_ratio)
-        pool = np.setdiff1d(trust(values, labels, config.trusted_ratio), isolated)
-        trusted, witnesses = halved(torch.from_numpy(pool), config.seed, name)
-        proposals.append(
-            Proposal(
-                signal=name,
-                label=int(labels[isolated[0]]),
-                isolated=torch.from_numpy(isolated),
-                trusted=trusted,
-                witnesses=witnesses,
-            )
-        )
-    return proposals
+    isolated = propose(np.where(np.isin(labels, list(done)), -1.0, values), labels, isolation_ratio)
+    pool = np.setdiff1d(trust(values, labels, config.trusted_ratio), isolated)
+    trusted, witnesses = halved(torch.from_numpy(pool), config.seed, name)
+    return Proposal(
+        signal=name,
+        label=int(labels[isolated[0]]),
+        isolated=torch.from_numpy(isolated),
+        trusted=trusted,
+        witnesses=witnesses,
+    )
 
 
 def forget(

@@ -33,7 +33,7 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
         from components.common.inputs import add_model, read_model, read_rows
         from components.common.learning.devices import pick_device
         from components.common.learning.seeding import make_deterministic
-        from components.unlearn.algorithm import make_proposals, refine
+        from components.unlearn.algorithm import refine
 
         make_deterministic(config.seed)
         device = pick_device()
@@ -44,12 +44,11 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
         scores = {name: split[f"signal_{name}"].to_numpy() for name in signals}
         with run.timed("unlearn"):
             ratio = float(run.parents["split"].manifest.config["isolation_ratio"])
-            proposals = make_proposals(scores, rows.labels.numpy(), ratio, config)
             refined = refine(
                 model,
                 rows.images.to(device),
                 rows.labels,
-                proposals,
+                scores,
                 config,
                 isolation_ratio=ratio,
                 mirror=rows.mirror,
@@ -88,8 +87,7 @@ def _records(find: Find, class_names: list[str]) -> list[dict[str, object]]:
             "spilled": round(result.spilled, 4),
             "spared": round(result.valley.below, 4),
             "valley": round(result.valley.depth, 4),
-            # What the widest probe showed decides.
-            "accepted": find.settled and result is find.probes[-1],
+            "accepted": result is find.chosen,
         }
         for result in find.probes
     ]

@@ -20,7 +20,7 @@ from components.common.signals import SIGNALS, Evidence, propose, ranks, score_a
 from components.evaluate.algorithm import area_under_roc, attack_success, true_positive_rate
 from components.finetune.algorithm import fine_tune
 from components.split.algorithm import first_split
-from components.unlearn.algorithm import make_proposals, refine
+from components.unlearn.algorithm import refine
 from components.warmup.algorithm import TrainingSet, warm_up
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
@@ -124,10 +124,9 @@ def test_the_defence_finds_and_removes_a_backdoor_that_the_warm_up_learned(attac
     split = first_split(given, SplitConfig())
     before = copy.deepcopy(model.state_dict())
     config = UnlearnConfig()
-    proposals = make_proposals(split.signals, labels.numpy(), SplitConfig().isolation_ratio, config)
     # Two of the four keep the test short: one that finds this attack, and one that finds something else.
-    proposals = [proposal for proposal in proposals if proposal.signal in ("hold_border", "hold_centre")]
-    refined = refine(model, images, labels, proposals, config, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    signals = {name: split.signals[name] for name in ("hold_border", "hold_centre")}
+    refined = refine(model, images, labels, signals, config, isolation_ratio=0.02, mirror=False, watch=NullWatch())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "the input was changed"
     assert refined.accepted
     assert all(0.0 <= probe.retained <= 1.0 for find in refined.finds for probe in find.probes)

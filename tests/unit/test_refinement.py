@@ -101,7 +101,7 @@ def warped(many_digits: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, 
 def refined(warped) -> Refined:
     images, labels, _, model = warped
     before = copy.deepcopy(model.state_dict())
-    found = refine(model, images, labels, [], CONFIG, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    found = refine(model, images, labels, {}, CONFIG, isolation_ratio=0.02, mirror=False, watch=NullWatch())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "the input was changed"
     return found
 
@@ -157,7 +157,7 @@ def test_clean_digits_have_neither_mixed_classes_nor_a_rule(many_digits: tuple[T
     make_deterministic(0)
     data = TrainingSet(images=images, labels=labels, mirror=False)
     model, _ = warm_up(build_model("convnet_tiny", SPEC), data, WarmupConfig(epochs=8, batch_size=64), NullWatch())
-    refined = refine(model, images, labels, [], CONFIG, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    refined = refine(model, images, labels, {}, CONFIG, isolation_ratio=0.02, mirror=False, watch=NullWatch())
     assert not refined.found
     assert refined.model is model
     assert not bool((refined.poisoned | refined.suspect).any())
