@@ -130,19 +130,22 @@ def refine(
     before = scores_of(logits, labels)
     classes = probe_classes(model, images, labels, config, mirror=mirror, watch=watch)
     mixed = {found.label: found for found in classes if found.mixed}
+    asked = [name for name in signals if SIGNALS[name].proposes]
     finds: list[Find] = []
 
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
         probes = _follow(model, images, labels, proposal, config, mirror, before)
         chosen = _choose(probes, config, mixed=proposal.label in mixed)
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
-        watch.progress("unlearn", len(finds), len(finds), {"retained": probes[-1].retained})
+        # One for each signal at least; one more for each that found something.
+        expected = max(len(finds), len(mixed) + len(asked))
+        watch.progress("unlearn", len(finds), expected, {"retained": probes[-1].retained})
         return finds[-1].settled
 
     for found in mixed.values():
         follow(propose_foreign(found, labels, before, isolation_ratio, config), found)
     num_labels = len(np.unique(labels.numpy()))
-    for name in (name for name in signals if SIGNALS[name].proposes):
+    for name in asked:
         # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
         # of the others may be a second trigger, and then a third.
         settled = True
