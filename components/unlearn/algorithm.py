@@ -223,10 +223,10 @@ def _choose(probes: list[Probe], config: UnlearnConfig, *, mixed: bool) -> Probe
     return last if _is_cheap(last, config) and _has_valley(last, config) else None
 
 
-def _levelled(result: Probe, config: UnlearnConfig) -> Tensor:
+def _levelled(result: Probe, config: UnlearnConfig, *, mixed: bool) -> Tensor:
     """The rise stretched so that the bottom of the valley lies at 0.5 and one unit stays one."""
-    clear = _has_valley(result, config)
-    at = max(result.valley.at if clear else min(result.valley.at, config.unclear_at), 1e-3)
+    # In a class that is mixed for certain a missed sample is dearer than a false suspect.
+    at = max(min(result.valley.at, config.mixed_at) if mixed else result.valley.at, 1e-3)
     upper = 0.5 + 0.5 * (result.rise - at) / max(1.0 - at, 1e-3)
     return torch.where(result.rise > at, upper, 0.5 * result.rise / at)
 
@@ -251,9 +251,10 @@ def _marks(
     for result in classes:
         foreign[result.rows] = result.foreign
     settled = {find.label for find in finds if find.settled}
+    mixed = {find.label for find in finds if find.mixed is not None}
     for find in finds:
         if find.chosen is not None:
-            rise = torch.maximum(rise, _levelled(find.chosen, config))
+            rise = torch.maximum(rise, _levelled(find.chosen, config, mixed=find.label in mixed))
         if find.mixed is not None:
             doubtful[:, find.label] = config.doubted_above
             if find.label not in settled:

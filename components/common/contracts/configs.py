@@ -236,8 +236,8 @@ class UnlearnConfig:
     valley_at_most: float = 0.7
     """Rise, in units of the forgotten samples', up to which such a valley is looked for: between .28 and .67 with
     poison, from .73 without."""
-    unclear_at: float = 0.35
-    """Rise from which a sample of a mixed class is poisoned where there is no such valley."""
+    mixed_at: float = 0.25
+    """Rise from which a sample of a mixed class is called poisoned, though its valley lie further up."""
     max_trusted_loss: float = 0.3
     """Share of the trusted samples that may lose their label before the unlearned model is given up."""
     suspect_above: float = 0.4
@@ -268,7 +268,7 @@ class UnlearnConfig:
         _check_range(self, "trusted_ratio", 0.05, 0.9)
         for name in (
             *("forgotten_below", "retained_above", "hopeful_above", "spilled_below"),
-            *("spared_above", "valley_below", "valley_at_most", "unclear_at", "max_trusted_loss", "suspect_above"),
+            *("spared_above", "valley_below", "valley_at_most", "mixed_at", "max_trusted_loss", "suspect_above"),
             *("doubted_above", "spread_above", "mapped_above"),
         ):
             _check_range(self, name, 0.0, 1.0)

@@ -23,7 +23,7 @@ import sysconfig
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from components.common.contracts.errors import ConfigError, StorageError
 from components.common.storage import _guard
@@ -253,6 +253,21 @@ class EmbeddedStore:
             return
         except (ClientError, BotoCoreError) as problem:
             raise self._late(f"no bucket could be made ({type(problem).__name__})") from problem
+        self._await_bucket(client)
+
+    def _await_bucket(self, client: Any) -> None:
+        """Waits until the server's S3 side has heard of the bucket, which takes it a moment on a busy machine."""
+        from botocore.exceptions import ClientError
+
+        deadline = time.monotonic() + self._start_seconds
+        while True:
+            try:
+                client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+                return
+            except ClientError as problem:
+                if problem.response["Error"]["Code"] != "NoSuchBucket" or time.monotonic() > deadline:
+                    raise self._late("the bucket that was made is not there") from problem
+            time.sleep(0.05)
 
     def _choose_ports(self) -> dict[str, int]:
         """Last time's ports while they are free, for the server names its metadata folder after one."""
