@@ -149,7 +149,11 @@ def test_untaint_run_has_a_bar_on_a_terminal(terminal: Terminal, tmp_path: Path)
     done = subprocess.run(
         [sys.executable, "-m", "components.cli", "run", "--dataset", f"parquet:{tmp_path}/nowhere"],
         cwd=ROOT,
-        env={**os.environ, "UNTAINT_HOME": str(tmp_path / "home")},
+        # Not the store of the other tests, which their environment points at.
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+            "UNTAINT_HOME": str(tmp_path / "home"),
+        },
         stdout=terminal.stream,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
