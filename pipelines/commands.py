@@ -11,18 +11,12 @@ from click.core import ParameterSource
 
 from components.cli import home
 from components.common.contracts.errors import ConfigError
-from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
+from pipelines.options import settings_option, store_option
+from pipelines.settings import apply_settings, check_parameters, default_parameters
 
 __all__ = ["compile_command", "report_command", "run_command", "start_run"]
 
 _DEFAULTS = default_parameters()
-_STORE = click.option(
-    "--store",
-    envvar="UNTAINT_STORE",
-    default="",
-    metavar="s3://BUCKET/PREFIX",
-    help="Your own store, reached with the AWS_* variables; without it and AWS_ENDPOINT_URL, the embedded one.",
-)
 _CONTROL = click.option(
     "--control/--no-control", default=True, show_default=True, help="Train the undefended model too, for comparison."
 )
@@ -44,14 +38,8 @@ def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..
 @click.option(
     "--run-id", default="", help="Continue this run, with the options it was started with; or name a new one."
 )
-@_STORE
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="STAGE.KEY=VALUE",
-    help=f"Any further setting, several times. Stages: {', '.join(CONFIGS)}.",
-)
+@store_option()
+@settings_option()
 @click.pass_context
 def run_command(
     ctx: click.Context, /, control: bool, run_id: str, store: str, settings: tuple[str, ...], **given: Any
@@ -107,7 +95,7 @@ def start_run(
 
 @click.command("report")
 @click.argument("run_id")
-@_STORE
+@store_option()
 def report_command(run_id: str, store: str) -> None:
     """Show the result of the finished run RUN_ID again, and fetch its report."""
     from components.common.storage.store import Store

@@ -14,8 +14,9 @@ import click
 from components.cli import home
 from components.common.contracts.configs import IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
+from pipelines.options import settings_option, store_option
 from pipelines.screen import Screen
-from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
+from pipelines.settings import apply_settings, check_parameters, default_parameters
 
 if TYPE_CHECKING:
     from components.common.datasets.base import Folder
@@ -24,13 +25,6 @@ __all__ = ["ingest_command", "suspects_group"]
 
 _DEFAULTS = default_parameters()
 _INGEST = IngestConfig()
-_STORE = click.option(
-    "--store",
-    envvar="UNTAINT_STORE",
-    default="",
-    metavar="s3://BUCKET/PREFIX",
-    help="Your own store, reached with the AWS_* variables; without it and AWS_ENDPOINT_URL, the embedded one.",
-)
 
 
 @click.command("ingest")
@@ -66,14 +60,8 @@ _STORE = click.option(
 )
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
 @click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
-@_STORE
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="STAGE.KEY=VALUE",
-    help=f"Any further setting, several times. Stages: {', '.join(CONFIGS)}.",
-)
+@store_option()
+@settings_option()
 @click.pass_context
 def ingest_command(
     ctx: click.Context,
@@ -201,7 +189,7 @@ def suspects_group() -> None:
 @click.argument("run", metavar="RUN_ID|s3://…/runs/RUN_ID")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many to list.")
 @click.option("--sheet", default="", type=click.Path(dir_okay=False), help="The PNG. [default: beside the report]")
-@_STORE
+@store_option()
 def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
     """List the most suspect samples and write a contact sheet of them.
 

@@ -7,16 +7,11 @@ import click
 from components.cli import home
 from components.common.contracts.configs import PromoteConfig, from_mapping
 from components.common.contracts.errors import ConfigError
+from pipelines.options import store_option
 
 __all__ = ["models_group"]
 
-_store = click.option(
-    "--store",
-    envvar="UNTAINT_STORE",
-    default="",
-    metavar="s3://BUCKET/PREFIX",
-    help="Root of runs and models; without it, the embedded store.",
-)
+_store = store_option("Root of runs and models; without it, the embedded store.")
 
 
 @click.group("models")

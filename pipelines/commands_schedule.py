@@ -13,6 +13,7 @@ from components.cli import home
 from components.common.contracts.configs import ClaimConfig, PromoteConfig
 from components.common.contracts.errors import ConfigError
 from pipelines.commands_submit import _server_options
+from pipelines.options import settings_option, store_option
 from pipelines.screen import Screen
 
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
@@ -21,24 +22,16 @@ _DECIDED = {f"ingest.{name}" for name in ("dataset", "attack", "poison_rate", "t
 _STEPS = {"claim": ClaimConfig, "promote": PromoteConfig}
 _F = Callable[..., Any]
 
-_store = click.option(
-    "--store",
-    envvar="UNTAINT_STORE",
-    default="",
-    metavar="s3://BUCKET/PREFIX",
-    help="Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store.",
+_store = store_option(
+    "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
 )
 _name = click.option("--name", default=ClaimConfig().name, show_default=True, help="Name of the model.")
 _drops = click.option("--drops", required=True, metavar="s3://…", help="Prefix with one folder per drop.")
 _control = click.option(
     "--control/--no-control", default=False, show_default=True, help="Train the undefended model too, for comparison."
 )
-_settings = click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="STAGE.KEY=VALUE",
-    help="Any setting of a stage, as in `untaint run`, or of claim and promote: promote.max_acc_loss=0.01.",
+_settings = settings_option(
+    "Any setting of a stage, as in `untaint run`, or of claim and promote: promote.max_acc_loss=0.01."
 )
 
 

@@ -14,13 +14,13 @@ import click
 from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
-from pipelines.settings import CONFIGS, apply_settings, check_parameters, default_parameters
+from pipelines.options import settings_option, store_option
+from pipelines.settings import apply_settings, check_parameters, default_parameters
 
 __all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
 
 _DEFAULTS = default_parameters()
 _EXPERIMENT = "untaint"
-_STAGES = f"Any further setting, several times. Stages: {', '.join(CONFIGS)}."
 _NOT_SUCCEEDED = 1
 _INTERRUPTED = 130
 
@@ -53,7 +53,7 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that decide what a run computes: the pipeline's parameters, ``control`` and ``settings``."""
     for option in (
-        click.option("--set", "settings", multiple=True, metavar="STAGE.KEY=VALUE", help=_STAGES),
+        settings_option(),
         click.option("--control/--no-control", default=True, show_default=True, help="Train the undefended model too."),
         _option("seed", "Seed of everything random."),
         _option("model", "Model to train (`untaint list models`)."),
@@ -83,13 +83,7 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
 @click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images.")
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images.")
 @click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
-@click.option(
-    "--store",
-    envvar="UNTAINT_STORE",
-    default="",
-    metavar="s3://BUCKET/PREFIX",
-    help="Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.",
-)
+@store_option("Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.")
 @click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
 @click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")

@@ -16,8 +16,7 @@ from components.common.contracts.artifacts import ObjectRef, StageManifest
 from components.common.contracts.errors import ConfigError, ContractError
 from components.common.contracts.tables import SUSPECTS
 from components.common.quality.parquet import decode_table
-from components.common.storage.addresses import join
-from components.common.storage.publish import find_manifest
+from components.common.storage.publish import finished_stage
 from components.common.storage.store import Store
 
 __all__ = ["contact_sheet", "read_images", "read_suspects", "run_of", "suspect_lines"]
@@ -144,16 +143,9 @@ def _plain(text: str) -> str:
 
 
 def _manifest(store: Store, run_id: str, stage: str) -> tuple[str, StageManifest]:
-    uri = join(store.root, "runs", run_id, stage)
-    found = find_manifest(store, uri)
-    if found is None:
-        raise ConfigError(
-            f"run {run_id}",
-            expected=f"a finished {stage} stage at {uri}",
-            found="none",
-            hint=f"Finish it with `untaint run --run-id {run_id}`, or name the store.",
-        )
-    return found[0], found[2]
+    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store."
+    uri, _, manifest = finished_stage(store, run_id, stage, hint)
+    return uri, manifest
 
 
 def _shape_of(store: Store, ref: ObjectRef) -> tuple[tuple[int, ...], int]:

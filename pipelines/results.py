@@ -8,9 +8,7 @@ from typing import Any
 
 from components.common.contracts.artifacts import StageManifest
 from components.common.contracts.configs import PromoteConfig
-from components.common.contracts.errors import ConfigError
-from components.common.storage.addresses import join
-from components.common.storage.publish import find_manifest
+from components.common.storage.publish import finished_stage
 from components.common.storage.store import Store
 
 __all__ = ["lines_of", "show", "table"]
@@ -30,16 +28,8 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
         ContractError: The report is damaged.
         StorageError: The store cannot serve.
     """
-    uri = join(store.root, "runs", run_id, "evaluate")
-    found = find_manifest(store, uri)
-    if found is None:
-        raise ConfigError(
-            f"run {run_id}",
-            expected=f"a finished evaluate stage at {uri}",
-            found="none",
-            hint=f"Finish it with `untaint run --run-id {run_id}`, or name the store with --store.",
-        )
-    manifest = found[2]
+    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store with --store."
+    _, _, manifest = finished_stage(store, run_id, "evaluate", hint)
     for line in lines_of(manifest):
         write(line)
     report = manifest.objects.get("report")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.contracts.errors import ConfigError, DataError
-from components.common.datasets.drop import MIN_CLASS_SAMPLES
+from components.common.datasets.base import check_class_sizes
 
 __all__ = ["check_labels_left", "check_learnable"]
 
@@ -27,16 +27,8 @@ def check_learnable(
     Raises:
         DataError: A class with fewer than ``MIN_CLASS_SAMPLES`` samples, or all images are one and the same.
     """
-    counts = np.bincount(labels.astype(np.int64), minlength=len(class_names))
-    small = np.flatnonzero(counts < MIN_CLASS_SAMPLES)
-    if len(small):
-        names = ", ".join(f"'{class_names[k]}' ({counts[k]})" for k in small[:5]) + (", …" if len(small) > 5 else "")
-        raise DataError(
-            f"{subject}, training samples",
-            expected=f"at least {MIN_CLASS_SAMPLES} of each class",
-            found=f"fewer of {names}",
-            hint="Add samples, leave the class out, or raise train_limit.",
-        )
+    hint = "Add samples, leave the class out, or raise train_limit."
+    check_class_sizes(labels, [f"'{name}'" for name in class_names], subject, hint)
     # Stops at the first that differs, so it costs nothing where it finds nothing.
     if not any(not np.array_equal(images[0], image) for image in images[1:]):
         raise DataError(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from components.common.contracts.artifacts import StageManifest, digest_of
-from components.common.contracts.errors import ConfigError, ContractError
+from components.common.contracts.errors import ContractError
 from components.common.contracts.retraining import Champion
 from components.common.contracts.tables import SAMPLE_INDEX
 from components.common.quality.parquet import decode_table
 from components.common.storage.addresses import join
-from components.common.storage.publish import find_manifest
+from components.common.storage.publish import finished_stage
 from components.common.storage.store import Store
 from components.promote.algorithm import Evidence
 
@@ -63,16 +63,7 @@ def read_evidence(store: Store, name: str, run_id: str) -> tuple[Champion, Evide
 
 
 def _manifest(store: Store, run_id: str, stage: str) -> tuple[str, str, StageManifest]:
-    uri = join(store.root, "runs", run_id, stage)
-    found = find_manifest(store, uri)
-    if found is None:
-        raise ConfigError(
-            f"run {run_id}",
-            expected=f"a finished {stage} stage at {uri}",
-            found="none",
-            hint="Check the run id and the store, or finish the run.",
-        )
-    return found
+    return finished_stage(store, run_id, stage, "Check the run id and the store, or finish the run.")
 
 
 def _parent(store: Store, run_id: str, stage: str, evaluation: StageManifest) -> StageManifest:

@@ -18,12 +18,9 @@ from components.common.datasets._drop_catalogue import Catalogue, Rejected
 from components.common.datasets._drop_pixels import Drafts, write_pixels
 from components.common.datasets._drop_sources import printable
 from components.common.datasets._drop_workers import decode_all
-from components.common.datasets.base import Int16s, check_classes, stratified_rows
+from components.common.datasets.base import Int16s, check_class_sizes, check_classes, stratified_rows
 
-__all__ = ["MIN_CLASS_SAMPLES", "Drop", "DropOptions", "Rows", "holdout_share"]
-
-MIN_CLASS_SAMPLES = 10
-"""Fewest training samples of a class; fewer say nothing about what is usual in it."""
+__all__ = ["Drop", "DropOptions", "Rows", "holdout_share"]
 
 _DEFAULT_HOLDOUT = 0.2
 
@@ -265,16 +262,8 @@ class Rows:
         subject = f"drop {self._location}"
         n_train = int((~self._holdout).sum())
         check_classes(self._labels[:n_train], self._names, subject)
-        counts = np.bincount(self._labels[:n_train], minlength=len(self._names))
-        small = np.flatnonzero(counts < MIN_CLASS_SAMPLES)
-        if len(small):
-            names = ", ".join(f"{self._names[k]} ({counts[k]})" for k in small[:5]) + (", …" if len(small) > 5 else "")
-            raise DataError(
-                f"{subject}, training samples",
-                expected=f"at least {MIN_CLASS_SAMPLES} of each class",
-                found=f"fewer of {names}",
-                hint="Add samples, or leave the class out. A sample more goes to the holdout.",
-            )
+        hint = "Add samples, or leave the class out. A sample more goes to the holdout."
+        check_class_sizes(self._labels[:n_train], self._names, subject, hint)
         if n_train == len(self._labels):
             raise DataError(
                 f"{subject}, holdout",

@@ -18,6 +18,7 @@ from components.common.registry import Registry
 
 __all__ = [
     "DATASETS",
+    "MIN_CLASS_SAMPLES",
     "Folder",
     "Int16s",
     "IntRows",
@@ -28,11 +29,15 @@ __all__ = [
     "LocalFolder",
     "Pixels",
     "Source",
+    "check_class_sizes",
     "check_classes",
     "load",
     "resize_all",
     "stratified_rows",
 ]
+
+MIN_CLASS_SAMPLES = 10
+"""Fewest training samples of a class; fewer say nothing about what is usual in it."""
 
 _log = logging.getLogger(__name__)
 
@@ -251,6 +256,30 @@ def check_classes(train_labels: npt.NDArray[Any], class_names: Sequence[str], su
             expected=f"a sample of each of the {len(class_names)} classes",
             found=f"none of class {names}",
             hint="Add samples, or renumber the labels 0, 1, … without gaps.",
+        )
+
+
+def check_class_sizes(train_labels: npt.NDArray[Any], class_names: Sequence[str], subject: str, hint: str) -> None:
+    """Checks that each class has enough training samples to learn from.
+
+    Args:
+        train_labels: Labels of the training samples, 0 to len(class_names) - 1.
+        class_names: Names of the classes, as the message shows them.
+        subject: The dataset or drop, for the message.
+        hint: What to do about a small class.
+
+    Raises:
+        DataError: A class with fewer than ``MIN_CLASS_SAMPLES`` samples.
+    """
+    counts = np.bincount(train_labels.astype(np.int64), minlength=len(class_names))
+    small = np.flatnonzero(counts < MIN_CLASS_SAMPLES)
+    if len(small):
+        names = ", ".join(f"{class_names[k]} ({counts[k]})" for k in small[:5]) + (", …" if len(small) > 5 else "")
+        raise DataError(
+            f"{subject}, training samples",
+            expected=f"at least {MIN_CLASS_SAMPLES} of each class",
+            found=f"fewer of {names}",
+            hint=hint,
         )
 
 

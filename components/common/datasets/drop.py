@@ -17,12 +17,11 @@ import pyarrow as pa
 from components.common.contracts.errors import ConfigError, DataError
 from components.common.datasets._drop_catalogue import Rejected, read_catalogue
 from components.common.datasets._drop_pixels import Drafts
-from components.common.datasets._drop_rows import MIN_CLASS_SAMPLES, Drop, DropOptions, Rows, holdout_share
+from components.common.datasets._drop_rows import Drop, DropOptions, Rows, holdout_share
 from components.common.datasets._drop_sources import Folder, printable
 from components.common.datasets.base import DATASETS, LoadedDataset, LoadRequest
 
 __all__ = [
-    "MIN_CLASS_SAMPLES",
     "PREFIX",
     "Drop",
     "DropOptions",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from components.common.contracts.artifacts import ObjectRef, StageManifest
-from components.common.contracts.errors import ContractError, StorageError
+from components.common.contracts.errors import ConfigError, ContractError, StorageError
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 
@@ -22,6 +22,7 @@ __all__ = [
     "LocalObject",
     "drop_partial",
     "find_manifest",
+    "finished_stage",
     "load_partial",
     "object_uri",
     "publish",
@@ -155,6 +156,27 @@ def find_manifest(store: Store, stage_uri: str) -> tuple[str, str, StageManifest
     if found is None:
         return None
     return uri, hashlib.sha256(found[0]).hexdigest(), StageManifest.from_bytes(found[0], uri)
+
+
+def finished_stage(store: Store, run_id: str, stage: str, hint: str) -> tuple[str, str, StageManifest]:
+    """URI, hex sha256 and manifest of a run's stage that must have come to its end.
+
+    Args:
+        store: The store.
+        run_id: The run.
+        stage: Name of the stage.
+        hint: What to do where it has not.
+
+    Raises:
+        ConfigError: It has published nothing.
+        ContractError: What lies there is not a manifest of this version.
+        StorageError: The bucket is missing, or the store cannot answer.
+    """
+    uri = join(store.root, "runs", run_id, stage)
+    found = find_manifest(store, uri)
+    if found is None:
+        raise ConfigError(f"run {run_id}", expected=f"a finished {stage} stage at {uri}", found="none", hint=hint)
+    return found
 
 
 def save_partial(store: Store, stage_uri: str, key: str, data: bytes) -> None:
