@@ -112,7 +112,7 @@ def fine_tune(
     # Not even by mistake: what a suspect claims to be is gone before the first step.
     kept = {"known": labels.masked_fill(~labelled, -1), "lost": torch.full((looks,), -1)}
     trainer = Trainer(model=model, recipe=config, phase="finetune", watch=watch, kept=kept)
-    pool = _Pool(trainer, predict(model, images[:2]).shape[1])
+    pool = _Pool(trainer, int(labels.max()) + 1)
 
     def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
         pool.refresh()

@@ -9,8 +9,9 @@ carries the same trigger.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -128,13 +129,14 @@ def refine(
     """
     logits = predict(model, images)
     before = scores_of(logits, labels)
-    classes = probe_classes(model, images, labels, config, mirror=mirror, watch=watch)
+    classes = probe_classes(model, images, labels, logits, config, mirror=mirror, watch=watch)
     mixed = {found.label: found for found in classes if found.mixed}
+    ask = partial(probe, model, images, labels, config=config, mirror=mirror, before=before)
     asked = [name for name in signals if SIGNALS[name].proposes]
     finds: list[Find] = []
 
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
-        probes = _follow(model, images, labels, proposal, config, mirror, before)
+        probes = _follow(ask, proposal, config)
         chosen = _choose(probes, config, mixed=proposal.label in mixed)
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
         # One for each signal at least; one more for each that found something.
@@ -175,17 +177,9 @@ def refine(
     )
 
 
-def _follow(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    proposal: Proposal,
-    config: UnlearnConfig,
-    mirror: bool,
-    before: Scores,
-) -> list[Probe]:
+def _follow(ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig) -> list[Probe]:
     """A proposal's probe, and the wider ones as long as they promise something."""
-    probes = [probe(model, images, labels, proposal, config, mirror=mirror, before=before)]
+    probes = [ask(proposal)]
     first = probes[0]
     # Clean samples of two kinds, upright and slanted, part as well once they have been forgotten by kind. Before that
     # they moved together: a proposal whose own forgetting was dear and left no valley is none.
@@ -198,7 +192,7 @@ def _follow(
         wider = widen(probes[-1])
         if len(wider.trusted) == 0:
             break
-        probes.append(probe(model, images, labels, wider, config, mirror=mirror, before=before))
+        probes.append(ask(wider))
         # The more of a trigger's carriers are forgotten together, the better are the others told from them; with
         # clean samples it is the other way round.
         hopeful = _is_cheap(probes[-1], config) or probes[-1].retained > probes[-2].retained
@@ -267,9 +261,10 @@ def _cured(
     model: nn.Module, finds: list[Find], images: Tensor, labels: Tensor, before: Scores, config: UnlearnConfig
 ) -> tuple[nn.Module, bool]:
     """The model of the cheapest forgetting, unless even that cost too many trusted samples their label."""
-    if not any(find.settled for find in finds):
+    chosen = [find.chosen for find in finds if find.chosen is not None]
+    if not chosen:
         return model, False
-    last = max((find.chosen for find in finds if find.chosen is not None), key=lambda result: result.retained)
+    last = max(chosen, key=lambda result: result.retained)
     rows = last.proposal.trusted[:_ASKED]
     after = score(last.model, images[rows.to(images.device)], labels[rows])
     right = before.given_probability[rows] > 0.5

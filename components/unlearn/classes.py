@@ -14,7 +14,9 @@ other label, for most classes at once. Classes that resemble each other are conf
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -61,7 +63,14 @@ class ClassProbe:
 
 
 def probe_classes(
-    model: nn.Module, images: Tensor, labels: Tensor, config: UnlearnConfig, *, mirror: bool, watch: Watch
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    logits: Tensor,
+    config: UnlearnConfig,
+    *,
+    mirror: bool,
+    watch: Watch,
 ) -> list[ClassProbe]:
     """Forgets one class after the other on copies of a model.
 
@@ -72,6 +81,7 @@ def probe_classes(
         model: The warm-up EMA model; unchanged.
         images: uint8 [n, c, h, w].
         labels: int64 [n], the given labels, on the CPU.
+        logits: float32 [n, k], the model's, on the CPU.
         config: Settings.
         mirror: Whether a horizontal flip keeps the class.
         watch: Told after each class.
@@ -84,7 +94,8 @@ def probe_classes(
         return []
     chosen = list(members)
     if len(chosen) > config.class_limit:
-        before = {label: _compare(model, images, members, label, config) for label in chosen}
+        # Nothing has been forgotten yet, so one pass of the model serves all classes.
+        before = {label: _compare(logits.__getitem__, members, label, config) for label in chosen}
         chosen = sorted(chosen, key=lambda label: -before[label].spread)[: config.class_limit]
     probes = []
     for done, label in enumerate(chosen, start=1):
@@ -93,7 +104,7 @@ def probe_classes(
             signal=f"class {label}", label=label, isolated=members[label], trusted=rest, witnesses=rest[:0]
         )
         changed = forget(model, images, labels, whole, config, mirror=mirror, steps=config.class_steps)
-        probes.append(_compare(changed, images, members, label, config))
+        probes.append(_compare(partial(_logits, changed, images), members, label, config))
         watch.progress("classes", done, len(chosen), {"spread": probes[-1].spread})
     return probes
 
@@ -126,11 +137,11 @@ def find_mapping(probabilities: Tensor, labels: Tensor, config: UnlearnConfig) -
 
 
 def _compare(
-    model: nn.Module, images: Tensor, members: dict[int, Tensor], label: int, config: UnlearnConfig
+    logits_of: Callable[[Tensor], Tensor], members: dict[int, Tensor], label: int, config: UnlearnConfig
 ) -> ClassProbe:
     """How much the samples of a class look like members of the others, their own label left out of account."""
     rows = members[label]
-    likeness = _log_odds(model, images[rows.to(images.device)], label)
+    likeness = _log_odds(logits_of(rows), label)
     firmness, resembled = likeness.max(dim=1)
     foreign = torch.zeros(len(rows))
     shares = []
@@ -139,7 +150,7 @@ def _compare(
             continue
         order = torch.randperm(len(theirs), generator=stream(config.seed, "references", label, other))
         some = theirs[order[:_REFERENCES]]
-        reference = _log_odds(model, images[some.to(images.device)], label)[:, other].sort().values
+        reference = _log_odds(logits_of(some), label)[:, other].sort().values
         taken = resembled == other
         foreign[taken] = torch.searchsorted(reference, firmness[taken]).float() / len(reference)
         shares.append(float((foreign[taken] > PASSES).sum()) / len(theirs))
@@ -147,9 +158,13 @@ def _compare(
     return ClassProbe(label=label, rows=rows, foreign=foreign, spread=spread, mixed=spread > config.spread_above)
 
 
-def _log_odds(model: nn.Module, images: Tensor, without: int) -> Tensor:
+def _logits(model: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
+    return predict(model, images[rows.to(images.device)])
+
+
+def _log_odds(logits: Tensor, without: int) -> Tensor:
     """Log-odds of every class against all others but ``without``, which gets -inf; float32 [m, k]."""
-    logits = predict(model, images)
+    logits = logits.clone()
     logits[:, without] = -torch.inf
     probabilities = logits.double().log_softmax(dim=1)
     odds = probabilities - torch.log1p(-probabilities.exp().clamp_max(1.0 - 1e-12))

@@ -13,7 +13,7 @@ from torch import Tensor
 from components.common.attacks.base import AttackConfig, make_attack
 from components.common.contracts.configs import FinetuneConfig, UnlearnConfig, WarmupConfig
 from components.common.learning.doubts import NEVER, is_doubted
-from components.common.learning.scoring import score
+from components.common.learning.scoring import predict, score
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
@@ -119,14 +119,16 @@ def test_the_target_of_changed_labels_is_mixed_and_no_other_class_is(warped, ref
 def test_with_more_classes_than_the_limit_the_most_mixed_are_forgotten(warped) -> None:
     images, labels, _, model = warped
     config = UnlearnConfig(class_limit=3, class_steps=2)
-    probes = probe_classes(model, images, labels, config, mirror=False, watch=NullWatch())
+    logits = predict(model, images)
+    probes = probe_classes(model, images, labels, logits, config, mirror=False, watch=NullWatch())
     assert len(probes) == 3
 
 
 def test_three_classes_are_too_few_to_compare(warped) -> None:
     images, labels, _, model = warped
     few = labels < 3
-    assert probe_classes(model, images[few], labels[few], CONFIG, mirror=False, watch=NullWatch()) == []
+    logits = predict(model, images[few])
+    assert probe_classes(model, images[few], labels[few], logits, CONFIG, mirror=False, watch=NullWatch()) == []
 
 
 def test_what_changed_labels_share_is_found_without_any_signal(warped, refined) -> None:
