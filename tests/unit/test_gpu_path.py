@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from components.common.contracts.configs import FinetuneConfig, TrainRecipe, WarmupConfig
 from components.common.contracts.errors import ConfigError, ResourceError, UntaintError
+from components.common.learning import launch
 from components.common.learning.augment import weak
 from components.common.learning.devices import PROCESSES, process_count
+from components.common.learning.distributed import current_group
 from components.common.learning.launch import train_on_devices
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.precision import pick_precision
@@ -80,6 +83,20 @@ def dying(model: nn.Module, tensors: Mapping[str, Tensor], watch: Watch) -> dict
         os.kill(os.getpid(), signal.SIGKILL)
     torch.distributed.barrier()
     return {}
+
+
+def lingering(model: nn.Module, tensors: Mapping[str, Tensor], watch: Watch) -> dict[str, Any]:
+    """Rank 1 goes on while rank 0 is done."""
+    if current_group().rank > 0:
+        time.sleep(1_000)
+    return {"rank": current_group().rank}
+
+
+class Sleeper:
+    """Whoever unpickles it sleeps."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (1_000,)
 
 
 @pytest.fixture
@@ -170,6 +187,23 @@ def test_a_killed_process_ends_all_and_is_named(tensors, monkeypatch) -> None:
     monkeypatch.setenv(PROCESSES, "2")
     with pytest.raises((ResourceError, RuntimeError), match=r"process 1 ended with signal SIGKILL"):
         train_on_devices(dying, plain_net, plain_net(), tensors, NullWatch(), seed=3)
+
+
+def test_processes_that_do_not_meet_are_named(tensors, monkeypatch) -> None:
+    monkeypatch.setenv(PROCESSES, "2")
+    monkeypatch.setattr(launch, "_MEETING_SECONDS", 3.0)
+    started = time.monotonic()
+    with pytest.raises(ResourceError, match=r"all 2 processes to meet within 3 s.*still missing: 0, 1"):
+        train_on_devices(partial(dying, Sleeper()), plain_net, plain_net(), tensors, NullWatch(), seed=3)
+    assert time.monotonic() - started < 60
+
+
+def test_a_process_that_does_not_end_does_not_hold_the_result_back(tensors, monkeypatch, caplog) -> None:
+    monkeypatch.setenv(PROCESSES, "2")
+    monkeypatch.setattr(launch, "_FAREWELL_SECONDS", 1.0)
+    done = train_on_devices(lingering, plain_net, plain_net(), tensors, NullWatch(), seed=3)
+    assert done == {"rank": 0}
+    assert "did not end by themselves" in caplog.text
 
 
 def test_an_error_of_a_process_arrives_as_it_was_raised(tensors, monkeypatch) -> None:

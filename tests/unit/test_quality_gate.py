@@ -188,6 +188,8 @@ def test_it_works_without_home_from_another_folder_and_prints_nothing(tmp_path, 
 def test_the_worker_that_reads_hostile_data_gets_no_credentials(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-for-the-worker")
     with QualityGate() as own:
+        # An answer shows that the child runs: while the kernel still loads the program, the file reads as empty.
+        own.check(GOOD, SAMPLE_INDEX, subject="here")
         environment = Path(f"/proc/{own.pid}/environ").read_bytes()
     assert b"PYTHONPATH=" in environment
     assert b"not-for-the-worker" not in environment

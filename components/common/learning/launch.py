@@ -38,6 +38,10 @@ Training = Callable[[nn.Module, Mapping[str, Tensor], Watch], dict[str, Any]]
 
 # How long the messages of dying processes are awaited, so that the first cause is told and not its consequences.
 _LAST_WORDS_SECONDS = 1.0
+# Until all have met: they import torch at the same time, which takes 5 to 60 s. What takes longer stands still.
+_MEETING_SECONDS = 240.0
+# For taking leave of each other once the result is there.
+_FAREWELL_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,7 @@ def train_on_devices(
 
     Raises:
         UntaintError: What the training raised.
-        ResourceError: A process was killed.
+        ResourceError: A process was killed, or they did not all meet.
         RuntimeError: A defect; holds the traceback of the process.
     """
     processes = process_count()
@@ -114,10 +118,22 @@ def train_on_devices(
 
 
 def _look_after(processes: list[Any], connections: list[Connection], watch: Watch) -> None:
-    """Answers rank 0 until all processes have ended; raises as soon as one ended badly."""
+    """Answers rank 0 until all processes have ended; raises as soon as one ended badly.
+
+    What is bounded is what takes long only when it stands still: meeting, and parting once the result is there.
+    """
+    missing = set(range(len(processes)))
+    until: float | None = time.monotonic() + _MEETING_SECONDS
     while any(process.exitcode is None for process in processes) or connections[0].poll():
         living = [process.sentinel for process in processes if process.exitcode is None]
-        for ready in wait([*connections, *living]):
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        known = wait([*connections, *living], timeout=timeout)
+        if not known and missing:
+            raise _not_met(missing, len(processes))
+        if not known:
+            logger.warning("the training is done; its processes did not end by themselves and are stopped")
+            return
+        for ready in known:
             if isinstance(ready, Connection):
                 kind, *content = ready.recv()
                 if kind == "call":
@@ -126,10 +142,25 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
                 elif kind == "log":
                     name, level, text = content
                     logging.getLogger(name).log(level, "%s", text)
+                elif kind == "met":
+                    missing.discard(connections.index(ready))
+                    until = until if missing else None
+                elif kind == "done":
+                    until = time.monotonic() + _FAREWELL_SECONDS
                 else:
                     raise _cause(processes, [(kind, *content), *_last_words(connections)])
         if any(process.exitcode for process in processes):
             raise _cause(processes, _last_words(connections))
+
+
+def _not_met(missing: set[int], processes: int) -> ResourceError:
+    ranks = ", ".join(str(rank) for rank in sorted(missing))
+    return ResourceError(
+        "training on several devices",
+        expected=f"all {processes} processes to meet within {_MEETING_SECONDS:g} s",
+        found=f"still missing: {ranks}",
+        hint=f"Run the stage again. If it happens again, set {PROCESSES}=1, or look at what holds the machine up.",
+    )
 
 
 def _last_words(connections: list[Connection]) -> list[tuple[Any, ...]]:
@@ -209,7 +240,16 @@ def _work(rank: int, job: _Job, connections: list[Connection]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != job.parent:
         sys.exit(1)
-    connection = connections[rank]
+    code = _take_part(rank, job, connections[rank])
+    # Not by returning: tearing down an interpreter beside the threads of gloo or NCCL can stand still, and it has
+    # nothing left to give.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _take_part(rank: int, job: _Job, connection: Connection) -> int:
+    """The work of one process; returns its exit code."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job.processes))
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
@@ -222,6 +262,7 @@ def _work(rank: int, job: _Job, connections: list[Connection]) -> None:
         make_deterministic(job.seed)
         device = pick_device()
         with process_group(device, f"file://{job.folder}/rendezvous"):
+            connection.send(("met",))
             given = torch.load(Path(job.folder, "given.pt"), map_location="cpu", mmap=True, weights_only=True)
             model = job.build()
             model.load_state_dict(given["weights"])
@@ -229,10 +270,12 @@ def _work(rank: int, job: _Job, connections: list[Connection]) -> None:
             result = job.train(model.to(device), given["tensors"], watch)
             if rank == 0:
                 torch.save(result, Path(job.folder, "result.pt"))
+                connection.send(("done",))
     except UntaintError as problem:
         content = (type(problem).__name__, problem.subject, problem.expected, problem.found, problem.hint)
         connection.send(("problem", time.monotonic(), *content))
-        sys.exit(problem.exit_code)
+        return problem.exit_code
     except Exception:
         connection.send(("defect", time.monotonic(), traceback.format_exc()))
-        sys.exit(1)
+        return 1
+    return 0
