@@ -240,9 +240,10 @@ class UnlearnConfig:
     """Rise from which a sample of a mixed class is called poisoned, though its valley lie further up."""
     max_trusted_loss: float = 0.3
     """Share of the trusted samples that may lose their label before the unlearned model is given up."""
-    suspect_above: float = 0.4
+    suspect_above: float = 0.15
     """Rise in loss, with the bottom of the valley at 0.5, from which a sample is suspect; from 0.5 it is poisoned.
-    Both lose their label in fine-tuning, never their image."""
+    Both lose their label in fine-tuning, never their image, so that a false suspect is cheap: from 0.4 on, 4 % of
+    blended poison kept its label, enough for an ASR of some 10 %; from 0.15 on, .5 % (docs/LOG.md)."""
     class_steps: int = 15
     """Steps that forget a whole class; enough to take its probability to zero."""
     class_limit: int = 20

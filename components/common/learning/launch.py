@@ -7,6 +7,7 @@ process, and when one of them ends early, so do all.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -40,6 +41,8 @@ Training = Callable[[nn.Module, Mapping[str, Tensor], Watch], dict[str, Any]]
 _LAST_WORDS_SECONDS = 1.0
 # Until all have met: they import torch at the same time, which takes 5 to 60 s. What takes longer stands still.
 _MEETING_SECONDS = 240.0
+# Between looks at exit codes: a sentinel tells of an end only as soon as nobody holds a copy of it.
+_LOOK_SECONDS = 2.0
 # For taking leave of each other once the result is there.
 _FAREWELL_SECONDS = 60.0
 
@@ -122,18 +125,16 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
 
     What is bounded is what takes long only when it stands still: meeting, and parting once the result is there.
     """
-    missing = set(range(len(processes)))
-    until: float | None = time.monotonic() + _MEETING_SECONDS
+    missing, until = set(range(len(processes))), time.monotonic() + _MEETING_SECONDS
     while any(process.exitcode is None for process in processes) or connections[0].poll():
         living = [process.sentinel for process in processes if process.exitcode is None]
-        timeout = None if until is None else max(0.0, until - time.monotonic())
-        known = wait([*connections, *living], timeout=timeout)
-        if not known and missing:
-            raise _not_met(missing, len(processes))
-        if not known:
+        waited_for = wait([*connections, *living], timeout=_LOOK_SECONDS)
+        if not waited_for and time.monotonic() > until:
+            if missing:
+                raise _not_met(missing, len(processes))
             logger.warning("the training is done; its processes did not end by themselves and are stopped")
             return
-        for ready in known:
+        for ready in waited_for:
             if isinstance(ready, Connection):
                 kind, *content = ready.recv()
                 if kind == "call":
@@ -144,7 +145,7 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
                     logging.getLogger(name).log(level, "%s", text)
                 elif kind == "met":
                     missing.discard(connections.index(ready))
-                    until = until if missing else None
+                    until = until if missing else math.inf
                 elif kind == "done":
                     until = time.monotonic() + _FAREWELL_SECONDS
                 else:
