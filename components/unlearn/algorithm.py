@@ -23,7 +23,14 @@ from components.common.learning.doubts import NEVER, is_doubted
 from components.common.learning.scoring import Scores, predict, score, scores_of
 from components.common.learning.watch import Watch
 from components.common.signals import SIGNALS
-from components.unlearn.classes import PASSES, ClassProbe, find_mapping, probe_classes, propose_foreign
+from components.unlearn.classes import (
+    PASSES,
+    ClassProbe,
+    find_contradicted,
+    find_mapping,
+    probe_classes,
+    propose_foreign,
+)
 from components.unlearn.forgetting import Probe, Proposal, make_proposal, probe, widen
 
 __all__ = ["Find", "Refined", "refine"]
@@ -129,7 +136,9 @@ def refine(
     """
     logits = predict(model, images)
     before = scores_of(logits, labels)
-    classes = probe_classes(model, images, labels, logits, config, mirror=mirror, watch=watch)
+    probabilities = logits.softmax(dim=1)
+    contradicted = find_contradicted(probabilities, labels)
+    classes = probe_classes(model, images, labels, logits, contradicted, config, mirror=mirror, watch=watch)
     mixed = {found.label: found for found in classes if found.mixed}
     ask = partial(probe, model, images, labels, config=config, mirror=mirror, before=before)
     asked = [name for name in signals if SIGNALS[name].proposes]
@@ -154,7 +163,6 @@ def refine(
         while settled and len(done := {find.label for find in finds if find.settled}) < num_labels:
             settled = follow(make_proposal(name, signals[name], labels.numpy(), isolation_ratio, done, config))
     kept, rolled_back = _cured(model, finds, images, labels, before, config)
-    probabilities = logits.softmax(dim=1)
     rise, foreign, named, doubtful = _marks(labels, finds, classes, config, logits.shape[1])
     mapping = find_mapping(probabilities, labels, config)
     for looks, label in mapping.items():

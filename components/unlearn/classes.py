@@ -7,6 +7,11 @@ classes that resemble theirs. So a class is called mixed by the *lower quartile*
 its samples pass for their members: that is near zero for a clean class, however much it resembles its neighbours, and
 half of the poisoned share for the target of an attack on all classes.
 
+A trigger that is not learned yet, or hardly, because few samples carry it, leaves the model in open contradiction to
+their labels: samples that it firmly takes for any other class, and that all have one label. Clean images are confused
+as well, but with few classes. So a class is also mixed by how many of each other class it holds against the model's
+firm belief, the half of the classes with most of them left out, if no other class holds nearly as many.
+
 An attack that leads every class to a label of its own fills no class from all the others. There the model's
 contradictions tell: of the samples that it takes for a class against their label, nearly all have one and the same
 other label, for most classes at once. Classes that resemble each other are confused both ways and with several.
@@ -15,7 +20,7 @@ other label, for most classes at once. Classes that resemble each other are conf
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -28,13 +33,21 @@ from components.common.learning.seeding import stream
 from components.common.learning.watch import Watch
 from components.unlearn.forgetting import Proposal, forget, halved
 
-__all__ = ["PASSES", "ClassProbe", "find_mapping", "probe_classes", "propose_foreign"]
+__all__ = ["PASSES", "ClassProbe", "find_contradicted", "find_mapping", "probe_classes", "propose_foreign"]
 
 # Members of each class that others are compared with: enough for steps of one per cent.
 _REFERENCES = 100
 # Probability from which the model takes a sample for a class, and how many such samples make a pattern of a class.
 _SURE = 0.7
 _FEWEST_CONTRADICTIONS = 5
+# Of the other classes, those that count when a label is asked whether it is contradicted from everywhere: clean classes
+# are confused with the rest of them.
+_UNLIKE = 1 / 2
+# Share of those classes' size, and how far it must stand out from that of any other label (docs/LOG.md). With triggers
+# that were not learned yet .0013 to .088, and nearly four times at least; .0000 on clean digits, up to .0011 and 2.3
+# times on CIFAR-10.
+_CONTRADICTED = 0.0012
+_OUTSTANDING = 3.0
 # A sample passes for a member of a class that looks more like it than the median member does.
 PASSES = 0.5
 # With fewer classes than this a quartile over the other ones says nothing.
@@ -49,10 +62,11 @@ class ClassProbe:
         label: The class.
         rows: int64 [m], positions of its samples.
         foreign: float32 [m] in [0, 1]: share of the members of the class that a sample is taken for that look less
-            like that class than it does.
+            like that class than it does. Where the model contradicts the label, and forgetting showed nothing more: the
+            probability of the class that it takes the sample for; 0 where that is its label.
         spread: Lower quartile over the other classes of the number of samples that pass for their members, as a share
             of their size. To pass is to be more foreign than half of them.
-        mixed: Whether ``spread`` is more than resemblance explains.
+        mixed: Whether ``spread``, or how often the model contradicts the label, is more than resemblance explains.
     """
 
     label: int
@@ -67,6 +81,7 @@ def probe_classes(
     images: Tensor,
     labels: Tensor,
     logits: Tensor,
+    contradicted: int | None,
     config: UnlearnConfig,
     *,
     mirror: bool,
@@ -82,6 +97,7 @@ def probe_classes(
         images: uint8 [n, c, h, w].
         labels: int64 [n], the given labels, on the CPU.
         logits: float32 [n, k], the model's, on the CPU.
+        contradicted: The class that is mixed whatever its probe says: that of ``find_contradicted``.
         config: Settings.
         mirror: Whether a horizontal flip keeps the class.
         watch: Told after each class.
@@ -96,7 +112,8 @@ def probe_classes(
     if len(chosen) > config.class_limit:
         # Nothing has been forgotten yet, so one pass of the model serves all classes.
         before = {label: _compare(logits.__getitem__, members, label, config) for label in chosen}
-        chosen = sorted(chosen, key=lambda label: -before[label].spread)[: config.class_limit]
+        rank = {label: (label != contradicted, -before[label].spread) for label in chosen}
+        chosen = sorted(chosen, key=rank.__getitem__)[: config.class_limit]
     probes = []
     for done, label in enumerate(chosen, start=1):
         rest = (labels != label).nonzero().squeeze(1)
@@ -104,7 +121,11 @@ def probe_classes(
             signal=f"class {label}", label=label, isolated=members[label], trusted=rest, witnesses=rest[:0]
         )
         changed = forget(model, images, labels, whole, config, mirror=mirror, steps=config.class_steps)
-        probes.append(_compare(partial(_logits, changed, images), members, label, config))
+        found = _compare(partial(_logits, changed, images), members, label, config)
+        if label == contradicted and not found.mixed:
+            # What is open before anything is forgotten says more than what forgetting would uncover.
+            found = replace(found, foreign=_firmness_against(logits[found.rows], label), mixed=True)
+        probes.append(found)
         watch.progress("classes", done, len(chosen), {"spread": probes[-1].spread})
     return probes
 
@@ -123,10 +144,7 @@ def find_mapping(probabilities: Tensor, labels: Tensor, config: UnlearnConfig) -
     classes = probabilities.shape[1]
     if classes < _FEWEST_CLASSES:
         return {}
-    firmness, taken_for = probabilities.max(dim=1)
-    contradicted = (firmness > _SURE) & (taken_for != labels)
-    counts = torch.zeros(classes, classes)
-    counts.index_put_((taken_for[contradicted], labels[contradicted]), torch.ones(()), accumulate=True)
+    counts = _contradictions(probabilities, labels)
     sums = counts.sum(dim=1)
     most, label = counts.max(dim=1)
     shares = torch.where(sums >= _FEWEST_CONTRADICTIONS, most / sums.clamp_min(1.0), 0.0)
@@ -134,6 +152,41 @@ def find_mapping(probabilities: Tensor, labels: Tensor, config: UnlearnConfig) -
         return {}
     # Once there is a rule, the classes where it shows less clearly follow it as well.
     return {int(looks): int(label[looks]) for looks in (shares > 0.5).nonzero().squeeze(1)}
+
+
+def find_contradicted(probabilities: Tensor, labels: Tensor) -> int | None:
+    """The label that the model contradicts in favour of all kinds of classes, if there is one.
+
+    Args:
+        probabilities: float32 [n, k], the warm-up model's.
+        labels: int64 [n], the given labels.
+    """
+    sizes = torch.bincount(labels, minlength=probabilities.shape[1]).float()
+    present = (sizes > 0).nonzero().squeeze(1)
+    if len(present) < _FEWEST_CLASSES:
+        return None
+    # Row i, column j: samples labelled j that are taken for class i, as a share of class i.
+    shares = (_contradictions(probabilities, labels) / sizes.clamp_min(1.0)[:, None])[present][:, present]
+    unlike = max(1, int(_UNLIKE * (len(present) - 1)))
+    # The diagonal is zero and sorts first.
+    spread = shares.sort(dim=0).values[1 : 1 + unlike].mean(dim=0)
+    (most, next_most), (label, _) = spread.topk(2)
+    stands_out = most > max(_CONTRADICTED, _OUTSTANDING * float(next_most))
+    return int(present[label]) if stands_out else None
+
+
+def _contradictions(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """How many samples with the label of the column the model firmly takes for the class of the row; float32 [k, k]."""
+    firmness, taken_for = probabilities.max(dim=1)
+    contradicted = (firmness > _SURE) & (taken_for != labels)
+    counts = torch.zeros(probabilities.shape[1], probabilities.shape[1])
+    return counts.index_put_((taken_for[contradicted], labels[contradicted]), torch.ones(()), accumulate=True)
+
+
+def _firmness_against(logits: Tensor, label: int) -> Tensor:
+    """Probability of the likeliest class, 0 where that is the label; float32 [m]."""
+    firmness, taken_for = logits.softmax(dim=1).max(dim=1)
+    return torch.where(taken_for == label, 0.0, firmness)
 
 
 def _compare(
@@ -186,7 +239,8 @@ def propose_foreign(
     """
     order = torch.argsort(-found.foreign, stable=True)
     # At most a quarter of the class: the poison among its samples may be few.
-    count = max(1, min(round(isolation_ratio * len(labels)), len(order) // 4))
+    passing = int((found.foreign > PASSES).sum())
+    count = max(1, min(round(isolation_ratio * len(labels)), len(order) // 4, passing))
     least = len(order) - max(2, round(config.trusted_ratio * len(order)))
     pool = [found.rows[order[max(count, least) :]]]
     for label in np.unique(labels.numpy()).tolist():

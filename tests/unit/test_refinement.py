@@ -19,7 +19,7 @@ from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
 from components.unlearn.algorithm import Refined, _cured, refine
-from components.unlearn.classes import find_mapping, probe_classes, propose_foreign
+from components.unlearn.classes import find_contradicted, find_mapping, probe_classes, propose_foreign
 from components.unlearn.forgetting import find_valley, widen
 from components.warmup.algorithm import TrainingSet, warm_up
 
@@ -66,12 +66,29 @@ def test_noise_in_the_labels_and_confusion_between_neighbours_are_no_rule() -> N
     shifts = torch.randint(1, 10, (300,), generator=torch.Generator().manual_seed(0))
     noise[::2] = (true[::2] + shifts) % 10
     assert find_mapping(looks(noise, true, 0.95), noise, CONFIG) == {}
+    assert find_contradicted(looks(noise, true, 0.95), noise) is None
     pairs = true.clone()
     # Two pairs of neighbours, each confused both ways: cats and dogs, cars and trucks.
     for one, other in ((3, 5), (5, 3), (1, 9), (9, 1)):
         pairs[(true == one).nonzero().squeeze(1)[:10]] = other
     assert find_mapping(looks(pairs, true, 0.95), pairs, CONFIG) == {}
+    assert find_contradicted(looks(pairs, true, 0.95), pairs) is None
     assert find_mapping(looks(true[:2], true[:2], 0.9, classes=3), true[:2], CONFIG) == {}
+    assert find_contradicted(looks(true[:2], true[:2], 0.9, classes=3), true[:2]) is None
+
+
+def test_a_label_given_to_a_few_of_every_other_class_against_the_model_is_contradicted() -> None:
+    true = torch.arange(10).repeat_interleave(200)
+    given = true.clone()
+    few = torch.cat([(true == k).nonzero().squeeze(1)[:2] for k in range(1, 10)])
+    given[few] = 0
+    assert find_contradicted(looks(given, true, 0.95), given) == 0
+    # What the model is not firm about contradicts nothing.
+    assert find_contradicted(looks(given, true, 0.6), given) is None
+    # Confusion with half of the other classes, however frequent, is what a class that resembles many has.
+    given = true.clone()
+    given[torch.cat([(true == k).nonzero().squeeze(1)[:20] for k in (2, 3, 5, 8)])] = 0
+    assert find_contradicted(looks(given, true, 0.95), given) is None
 
 
 def test_only_doubted_pairs_are_doubted_and_only_from_their_firmness() -> None:
@@ -120,15 +137,33 @@ def test_with_more_classes_than_the_limit_the_most_mixed_are_forgotten(warped) -
     images, labels, _, model = warped
     config = UnlearnConfig(class_limit=3, class_steps=2)
     logits = predict(model, images)
-    probes = probe_classes(model, images, labels, logits, config, mirror=False, watch=NullWatch())
+    probes = probe_classes(model, images, labels, logits, None, config, mirror=False, watch=NullWatch())
     assert len(probes) == 3
+
+
+def test_a_contradicted_class_is_mixed_and_proposes_what_contradicts_it(many_digits, warped) -> None:
+    images, labels = many_digits[0][:1500], many_digits[1][:1500].clone()
+    _, _, _, model = warped
+    believed = predict(model, images).softmax(dim=1)
+    wrong = torch.cat([((labels == k) & (believed[:, k] > 0.9)).nonzero().squeeze(1)[:3] for k in range(10) if k != 4])
+    labels[wrong] = 4
+    logits = predict(model, images)
+    config = UnlearnConfig(class_limit=1, class_steps=1, spread_above=0.5)
+    assert find_contradicted(logits.softmax(dim=1), labels) == 4
+    (probe,) = probe_classes(model, images, labels, logits, 4, config, mirror=False, watch=NullWatch())
+    assert (probe.label, probe.mixed) == (4, True)
+    assert set(wrong.tolist()) == set(probe.rows[probe.foreign > 0.9].tolist())
+    proposal = propose_foreign(probe, labels, score(model, images, labels), 0.02, config)
+    # Not filled up with samples that nobody contradicts.
+    assert 27 <= len(proposal.isolated) <= 30
+    assert set(wrong.tolist()) <= set(proposal.isolated.tolist())
 
 
 def test_three_classes_are_too_few_to_compare(warped) -> None:
     images, labels, _, model = warped
     few = labels < 3
     logits = predict(model, images[few])
-    assert probe_classes(model, images[few], labels[few], logits, CONFIG, mirror=False, watch=NullWatch()) == []
+    assert probe_classes(model, images[few], labels[few], logits, None, CONFIG, mirror=False, watch=NullWatch()) == []
 
 
 def test_what_changed_labels_share_is_found_without_any_signal(warped, refined) -> None:
