@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -187,6 +189,30 @@ def test_a_killed_process_ends_all_and_is_named(tensors, monkeypatch) -> None:
     monkeypatch.setenv(PROCESSES, "2")
     with pytest.raises((ResourceError, RuntimeError), match=r"process 1 ended with signal SIGKILL"):
         train_on_devices(dying, plain_net, plain_net(), tensors, NullWatch(), seed=3)
+
+
+class Ending:
+    """A process that ends between the first question for its exit code and the second."""
+
+    def __init__(self, code: int) -> None:
+        self._codes = [None, *[code] * 100]
+        self.sentinel, ours = os.pipe()
+        os.close(ours)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._codes.pop(0)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("code", [0, 3])
+def test_an_end_between_two_looks_is_not_missed(code: int) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    process = Ending(code)
+    with pytest.raises(ResourceError, match="exit code 3") if code else nullcontext():
+        launch._look_after([process], [ours], NullWatch())
+    os.close(process.sentinel)
+    theirs.close()
 
 
 def test_processes_that_do_not_meet_are_named(tensors, monkeypatch) -> None:

@@ -41,8 +41,6 @@ Training = Callable[[nn.Module, Mapping[str, Tensor], Watch], dict[str, Any]]
 _LAST_WORDS_SECONDS = 1.0
 # Until all have met: they import torch at the same time, which takes 5 to 60 s. What takes longer stands still.
 _MEETING_SECONDS = 240.0
-# Between looks at exit codes: a sentinel tells of an end only as soon as nobody holds a copy of it.
-_LOOK_SECONDS = 2.0
 # For taking leave of each other once the result is there.
 _FAREWELL_SECONDS = 60.0
 
@@ -126,10 +124,11 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
     What is bounded is what takes long only when it stands still: meeting, and parting once the result is there.
     """
     missing, until = set(range(len(processes))), time.monotonic() + _MEETING_SECONDS
-    while any(process.exitcode is None for process in processes) or connections[0].poll():
-        living = [process.sentinel for process in processes if process.exitcode is None]
-        waited_for = wait([*connections, *living], timeout=_LOOK_SECONDS)
-        if not waited_for and time.monotonic() > until:
+    # Asked for once in a round: who ended between two questions would be waited for without a sentinel, for ever.
+    while (living := [process.sentinel for process in processes if process.exitcode is None]) or connections[0].poll():
+        patience = None if until == math.inf else max(0.0, until - time.monotonic())
+        waited_for = wait([*connections, *living], timeout=patience)
+        if not waited_for:
             if missing:
                 raise _not_met(missing, len(processes))
             logger.warning("the training is done; its processes did not end by themselves and are stopped")
@@ -152,6 +151,8 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
                     raise _cause(processes, [(kind, *content), *_last_words(connections)])
         if any(process.exitcode for process in processes):
             raise _cause(processes, _last_words(connections))
+    if any(process.exitcode for process in processes):
+        raise _cause(processes, _last_words(connections))
 
 
 def _not_met(missing: set[int], processes: int) -> ResourceError:
@@ -241,16 +242,7 @@ def _work(rank: int, job: _Job, connections: list[Connection]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != job.parent:
         sys.exit(1)
-    code = _take_part(rank, job, connections[rank])
-    # Not by returning: tearing down an interpreter beside the threads of gloo or NCCL can stand still, and it has
-    # nothing left to give.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _take_part(rank: int, job: _Job, connection: Connection) -> int:
-    """The work of one process; returns its exit code."""
+    connection = connections[rank]
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(job.processes))
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
@@ -275,8 +267,7 @@ def _take_part(rank: int, job: _Job, connection: Connection) -> int:
     except UntaintError as problem:
         content = (type(problem).__name__, problem.subject, problem.expected, problem.found, problem.hint)
         connection.send(("problem", time.monotonic(), *content))
-        return problem.exit_code
+        sys.exit(problem.exit_code)
     except Exception:
         connection.send(("defect", time.monotonic(), traceback.format_exc()))
-        return 1
-    return 0
+        sys.exit(1)
