@@ -139,29 +139,10 @@ def refine(
     probabilities = logits.softmax(dim=1)
     contradicted = find_contradicted(probabilities, labels)
     classes = probe_classes(model, images, labels, logits, contradicted, config, mirror=mirror, watch=watch)
-    mixed = {found.label: found for found in classes if found.mixed}
     ask = partial(probe, model, images, labels, config=config, mirror=mirror, before=before)
-    asked = [name for name in signals if SIGNALS[name].proposes]
-    finds: list[Find] = []
-
-    def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
-        probes = _follow(ask, proposal, config)
-        chosen = _choose(probes, config, mixed=proposal.label in mixed)
-        finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
-        # One for each signal at least; one more for each that found something.
-        expected = max(len(finds), len(mixed) + len(asked))
-        watch.progress("unlearn", len(finds), expected, {"retained": probes[-1].retained})
-        return finds[-1].settled
-
-    for found in mixed.values():
-        follow(propose_foreign(found, labels, before, isolation_ratio, config), found)
-    num_labels = len(np.unique(labels.numpy()))
-    for name in asked:
-        # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
-        # of the others may be a second trigger, and then a third.
-        settled = True
-        while settled and len(done := {find.label for find in finds if find.settled}) < num_labels:
-            settled = follow(make_proposal(name, signals[name], labels.numpy(), isolation_ratio, done, config))
+    mixed = [found for found in classes if found.mixed]
+    foreign_ones = [(found, propose_foreign(found, labels, before, isolation_ratio, config)) for found in mixed]
+    finds = _ask_all(ask, foreign_ones, labels.numpy(), signals, config, isolation_ratio, watch)
     kept, rolled_back = _cured(model, finds, images, labels, before, config)
     rise, foreign, named, doubtful = _marks(labels, finds, classes, config, logits.shape[1])
     mapping = find_mapping(probabilities, labels, config)
@@ -183,6 +164,41 @@ def refine(
         model=kept,
         rolled_back=rolled_back,
     )
+
+
+def _ask_all(
+    ask: Callable[[Proposal], Probe],
+    foreign: list[tuple[ClassProbe, Proposal]],
+    labels: npt.NDArray[np.int64],
+    signals: Mapping[str, npt.NDArray[np.float32]],
+    config: UnlearnConfig,
+    isolation_ratio: float,
+    watch: Watch,
+) -> list[Find]:
+    """Follows what the mixed classes propose, then what the signals say of the labels that are not settled by then."""
+    finds: list[Find] = []
+    mixed = {found.label for found, _ in foreign}
+    asked = [name for name in signals if SIGNALS[name].proposes]
+
+    def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
+        probes = _follow(ask, proposal, config)
+        chosen = _choose(probes, config, mixed=proposal.label in mixed)
+        finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
+        # One for each signal at least; one more for each that found something.
+        expected = max(len(finds), len(mixed) + len(asked))
+        watch.progress("unlearn", len(finds), expected, {"retained": probes[-1].retained})
+        return finds[-1].settled
+
+    for found, proposal in foreign:
+        follow(proposal, found)
+    num_labels = len(np.unique(labels))
+    for name in asked:
+        # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
+        # of the others may be a second trigger, and then a third.
+        settled = True
+        while settled and len(done := {find.label for find in finds if find.settled}) < num_labels:
+            settled = follow(make_proposal(name, signals[name], labels, isolation_ratio, done, config))
+    return finds
 
 
 def _follow(ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig) -> list[Probe]:
