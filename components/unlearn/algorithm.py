@@ -37,6 +37,11 @@ __all__ = ["Find", "Refined", "refine"]
 
 # A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest, in two rounds.
 _ROUNDS = 2
+# In a mixed class suspects begin this many standard deviations above the median of those that stand still, and never
+# lower than the smallest rise that says anything (docs/LOG.md).
+_SCATTER = 4.0
+_LEAST_RISE = 0.005
+_NORMAL_QUARTILE = 0.6745
 # Trusted samples, in random order, that are asked whether the unlearned model still knows them.
 _ASKED = 2_000
 
@@ -181,7 +186,7 @@ def _ask_all(
     asked = [name for name in signals if SIGNALS[name].proposes]
 
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
-        probes = _follow(ask, proposal, config)
+        probes = _follow(ask, proposal, config, mixed=proposal.label in mixed)
         chosen = _choose(probes, config, mixed=proposal.label in mixed)
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
         # One for each signal at least; one more for each that found something.
@@ -201,30 +206,31 @@ def _ask_all(
     return finds
 
 
-def _follow(ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig) -> list[Probe]:
+def _follow(ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig, *, mixed: bool) -> list[Probe]:
     """A proposal's probe, and the wider ones as long as they promise something."""
     probes = [ask(proposal)]
     first = probes[0]
     # Clean samples of two kinds, upright and slanted, part as well once they have been forgotten by kind. Before that
     # they moved together: a proposal whose own forgetting was dear and left no valley is none.
-    hopeful = _is_cheap(first, config) or (
+    hopeful = _is_cheap(first, config, mixed=mixed) or (
         first.forgotten <= config.forgotten_below
         and first.retained >= config.hopeful_above
         and _has_valley(first, config)
     )
     while hopeful and len(probes) <= _ROUNDS:
-        wider = widen(probes[-1])
+        wider = widen(probes[-1], config.mixed_at if mixed else None)
         if len(wider.trusted) == 0:
             break
         probes.append(ask(wider))
         # The more of a trigger's carriers are forgotten together, the better are the others told from them; with
         # clean samples it is the other way round.
-        hopeful = _is_cheap(probes[-1], config) or probes[-1].retained > probes[-2].retained
+        hopeful = _is_cheap(probes[-1], config, mixed=mixed) or probes[-1].retained > probes[-2].retained
     return probes
 
 
-def _is_cheap(result: Probe, config: UnlearnConfig) -> bool:
-    cheap = result.retained >= config.retained_above or result.spilled <= config.spilled_below
+def _is_cheap(result: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
+    spilled_below = config.mixed_spilled_below if mixed else config.spilled_below
+    cheap = result.retained >= config.retained_above or result.spilled <= spilled_below
     return result.forgotten <= config.forgotten_below and cheap
 
 
@@ -236,17 +242,33 @@ def _choose(probes: list[Probe], config: UnlearnConfig, *, mixed: bool) -> Probe
     some of it is enough; where a wider round was dear, what it had to tell was not about the trigger any more.
     """
     if mixed:
-        return next((result for result in reversed(probes) if _is_cheap(result, config)), None)
+        return next((result for result in reversed(probes) if _is_cheap(result, config, mixed=True)), None)
     last = probes[-1]
-    return last if _is_cheap(last, config) and _has_valley(last, config) else None
+    return last if _is_cheap(last, config, mixed=False) and _has_valley(last, config) else None
 
 
-def _levelled(result: Probe, config: UnlearnConfig, *, mixed: bool) -> Tensor:
-    """The rise stretched so that the bottom of the valley lies at 0.5 and one unit stays one."""
-    # In a class that is mixed for certain a missed sample is dearer than a false suspect.
+def _levelled(result: Probe, members: Tensor, config: UnlearnConfig, *, mixed: bool) -> Tensor:
+    """The rise stretched so that the bottom of the valley lies at 0.5, and what is suspect from ``suspect_above`` on.
+
+    Args:
+        result: The chosen probe.
+        members: bool [n], the samples of its label.
+        config: Settings.
+        mixed: Whether the class is known to be mixed. A missed sample is dearer there than a false suspect, and poison
+            moves by any amount: suspect is what moved visibly more than those that stand still scatter.
+    """
     at = max(min(result.valley.at, config.mixed_at) if mixed else result.valley.at, 1e-3)
+    foot = at * config.suspect_above / 0.5
+    if mixed:
+        still = result.rise[members & (result.rise < at)]
+        if len(still):
+            median, quartile = (float(still.quantile(share)) for share in (0.5, 0.25))
+            # Only the lower side: it is free of poison.
+            foot = min(foot, max(_LEAST_RISE, median + _SCATTER * (median - quartile) / _NORMAL_QUARTILE))
+    below = config.suspect_above * result.rise / foot
+    slope = config.suspect_above + (0.5 - config.suspect_above) * (result.rise - foot) / max(at - foot, 1e-6)
     upper = 0.5 + 0.5 * (result.rise - at) / max(1.0 - at, 1e-3)
-    return torch.where(result.rise > at, upper, 0.5 * result.rise / at)
+    return torch.where(result.rise > at, upper, torch.where(result.rise > foot, slope, below))
 
 
 def _has_valley(result: Probe, config: UnlearnConfig) -> bool:
@@ -272,7 +294,8 @@ def _marks(
     mixed = {find.label for find in finds if find.mixed is not None}
     for find in finds:
         if find.chosen is not None:
-            rise = torch.maximum(rise, _levelled(find.chosen, config, mixed=find.label in mixed))
+            levelled = _levelled(find.chosen, labels == find.label, config, mixed=find.label in mixed)
+            rise = torch.maximum(rise, levelled)
         if find.mixed is not None:
             doubtful[:, find.label] = config.doubted_above
             if find.label not in settled:

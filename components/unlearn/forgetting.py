@@ -258,12 +258,22 @@ def _otsu(counts: npt.NDArray[np.int64]) -> int:
     return int((weight * other * apart**2).argmax()) + 1
 
 
-def widen(found: Probe) -> Proposal:
-    """The proposal to forget all that a probe shook, while only what it left alone is trusted."""
+def widen(found: Probe, mixed_at: float | None = None) -> Proposal:
+    """The proposal to forget all that a probe shook, while only what it left alone is trusted.
+
+    Args:
+        found: The probe.
+        mixed_at: Rise above which nothing is left alone, in a class that is known to be mixed. Where its poison moves
+            by any amount, the valley may lie among it, and what is trusted below would be taught to the model again.
+    """
     before = found.proposal
-    calm = found.rise <= found.valley.at
-    # What moved little more than the calm ones is neither: it may be either.
-    isolated = found.rise > max(0.5, found.valley.at)
+    if mixed_at is None:
+        calm = found.rise <= found.valley.at
+        # What moved little more than the calm ones is neither: it may be either.
+        isolated = found.rise > max(0.5, found.valley.at)
+    else:
+        calm = found.rise <= min(found.valley.at, mixed_at)
+        isolated = ~calm
     isolated[before.isolated] = True
     return Proposal(
         signal=f"{before.signal}, again",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
-from components.unlearn.algorithm import Refined, _cured, refine
+from components.unlearn.algorithm import Refined, _cured, _levelled, refine
 from components.unlearn.classes import find_contradicted, find_mapping, probe_classes, propose_foreign
 from components.unlearn.forgetting import find_valley, widen
 from components.warmup.algorithm import TrainingSet, warm_up
@@ -209,6 +210,34 @@ def test_a_wider_proposal_trusts_nobody_that_moved(warped, refined) -> None:
         assert float(first.rise[kept].max()) <= first.valley.at
     assert not set(wider.isolated.tolist()) & set(wider.trusted.tolist()) - set(first.proposal.isolated.tolist())
     assert float(first.rise[labels != 0].abs().max()) == 0.0
+
+
+def test_in_a_mixed_class_nothing_beyond_the_bound_is_trusted(refined) -> None:
+    first = refined.finds[0].probes[0]
+    high = replace(first, valley=replace(first.valley, at=0.7))
+    wider = widen(high, 0.25)
+    for kept in (wider.trusted, wider.witnesses):
+        assert float(first.rise[kept].max()) <= 0.25
+    assert set((first.rise > 0.25).nonzero().squeeze(1).tolist()) <= set(wider.isolated.tolist())
+
+
+def test_suspects_of_a_mixed_class_begin_where_the_still_ones_end(refined) -> None:
+    generator = torch.Generator().manual_seed(0)
+    still, moved = 0.002 * torch.randn(400, generator=generator), torch.linspace(0.02, 1.5, 100)
+    members = torch.arange(600) < 500
+    rise = torch.cat([still, moved, torch.zeros(100)])
+    first = refined.finds[0].probes[0]
+    result = replace(first, rise=rise, valley=replace(first.valley, at=0.6))
+    known = _levelled(result, members, CONFIG, mixed=True)
+    assert bool((known[400:500] > CONFIG.suspect_above).all())
+    assert int((known[:400] > CONFIG.suspect_above).sum()) <= 2
+    assert bool((known[rise > CONFIG.mixed_at] > 0.5).all())
+    assert bool((known[rise <= CONFIG.mixed_at] <= 0.5).all())
+    assert torch.equal(known[:500].argsort(stable=True), rise[:500].argsort(stable=True)), "the order is kept"
+    # Where nothing else speaks for the class, the slope begins at its share of the way to the valley.
+    alone = _levelled(result, members, CONFIG, mixed=False)
+    bound = 0.6 * CONFIG.suspect_above / 0.5
+    assert torch.equal(alone > CONFIG.suspect_above, rise > bound)
 
 
 def test_the_labelled_pool_is_balanced_once_labels_are_taken_away() -> None:

@@ -225,9 +225,11 @@ class UnlearnConfig:
     """Forgetting is cheap if this share of unseen trusted samples of its class kept their label."""
     hopeful_above: float = 0.15
     """Retained share from which all that a proposal shook is forgotten with it, to see whether that is cheap."""
-    spilled_below: float = 0.05
-    """Or if their median rise in loss, in units of the isolated samples', stayed below this. On digits it was at most
-    .003 where a trigger was forgotten and at least .108 where clean images were (docs/LOG.md)."""
+    spilled_below: float = 0.01
+    """Or if their median rise in loss, in units of the isolated samples', stayed below this. It was at most .003 where
+    a trigger was forgotten, and .02 and more where clean images were (docs/LOG.md)."""
+    mixed_spilled_below: float = 0.05
+    """The same in a class that is known to be mixed."""
     spared_above: float = 0.25
     """A proposal counts if forgetting it with all that it shook was cheap, spared this share of its class ..."""
     valley_below: float = 0.3
@@ -268,7 +270,7 @@ class UnlearnConfig:
         _check_range(self, "momentum", 0.0, 0.9999)
         _check_range(self, "trusted_ratio", 0.05, 0.9)
         for name in (
-            *("forgotten_below", "retained_above", "hopeful_above", "spilled_below"),
+            *("forgotten_below", "retained_above", "hopeful_above", "spilled_below", "mixed_spilled_below"),
             *("spared_above", "valley_below", "valley_at_most", "mixed_at", "max_trusted_loss", "suspect_above"),
             *("doubted_above", "spread_above", "mapped_above"),
         ):
