@@ -265,6 +265,7 @@ def _levelled(result: Probe, members: Tensor, config: UnlearnConfig, *, mixed: b
             median, quartile = (float(still.quantile(share)) for share in (0.5, 0.25))
             # Only the lower side: it is free of poison.
             foot = min(foot, max(_LEAST_RISE, median + _SCATTER * (median - quartile) / _NORMAL_QUARTILE))
+    foot = max(foot, 1e-6)
     below = config.suspect_above * result.rise / foot
     slope = config.suspect_above + (0.5 - config.suspect_above) * (result.rise - foot) / max(at - foot, 1e-6)
     upper = 0.5 + 0.5 * (result.rise - at) / max(1.0 - at, 1e-3)

@@ -245,7 +245,7 @@ class UnlearnConfig:
     suspect_above: float = 0.15
     """Rise in loss, with the bottom of the valley at 0.5, from which a sample is suspect; from 0.5 it is poisoned.
     Both lose their label in fine-tuning, never their image, so that a false suspect is cheap: from 0.4 on, 4 % of
-    blended poison kept its label, enough for an ASR of some 10 %; from 0.15 on, .5 % (docs/LOG.md)."""
+    blended poison kept its label, enough for an ASR of some 10 %; from 0.15 on, .5 % (docs/LOG.md). At most 0.5."""
     class_steps: int = 15
     """Steps that forget a whole class; enough to take its probability to zero."""
     class_limit: int = 20
@@ -271,10 +271,11 @@ class UnlearnConfig:
         _check_range(self, "trusted_ratio", 0.05, 0.9)
         for name in (
             *("forgotten_below", "retained_above", "hopeful_above", "spilled_below", "mixed_spilled_below"),
-            *("spared_above", "valley_below", "valley_at_most", "mixed_at", "max_trusted_loss", "suspect_above"),
+            *("spared_above", "valley_below", "valley_at_most", "mixed_at", "max_trusted_loss"),
             *("doubted_above", "spread_above", "mapped_above"),
         ):
             _check_range(self, name, 0.0, 1.0)
+        _check_range(self, "suspect_above", 0.0, 0.5)
         _check_range(self, "class_steps", 1, 100_000)
         _check_range(self, "class_limit", 1, 32_767)
 
