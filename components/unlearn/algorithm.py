@@ -35,7 +35,7 @@ from components.unlearn.forgetting import Probe, Proposal, make_proposal, probe,
 
 __all__ = ["Find", "Refined", "refine"]
 
-# A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest, in two rounds.
+# A proposal is the easiest part of the poison. Forgetting all that it shook reaches the rest, in at most two rounds.
 _ROUNDS = 2
 # In a mixed class suspects begin this many standard deviations above the median of those that stand still, and never
 # lower than the smallest rise that says anything (docs/LOG.md).
@@ -186,7 +186,9 @@ def _ask_all(
     asked = [name for name in signals if SIGNALS[name].proposes]
 
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
-        probes = _follow(ask, proposal, config, mixed=proposal.label in mixed)
+        # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
+        rounds = 0 if source is not None and source.spread <= config.spread_above else _ROUNDS
+        probes = _follow(ask, proposal, config, rounds, mixed=proposal.label in mixed)
         chosen = _choose(probes, config, mixed=proposal.label in mixed)
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
         # One for each signal at least; one more for each that found something.
@@ -206,7 +208,9 @@ def _ask_all(
     return finds
 
 
-def _follow(ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig, *, mixed: bool) -> list[Probe]:
+def _follow(
+    ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig, rounds: int, *, mixed: bool
+) -> list[Probe]:
     """A proposal's probe, and the wider ones as long as they promise something."""
     probes = [ask(proposal)]
     first = probes[0]
@@ -217,7 +221,7 @@ def _follow(ask: Callable[[Proposal], Probe], proposal: Proposal, config: Unlear
         and first.retained >= config.hopeful_above
         and _has_valley(first, config)
     )
-    while hopeful and len(probes) <= _ROUNDS:
+    while hopeful and len(probes) <= rounds:
         wider = widen(probes[-1], config.mixed_at if mixed else None)
         if len(wider.trusted) == 0:
             break
