@@ -158,6 +158,10 @@ def test_a_contradicted_class_is_mixed_and_proposes_what_contradicts_it(many_dig
     # Not filled up with samples that nobody contradicts.
     assert 27 <= len(proposal.isolated) <= 30
     assert set(wrong.tolist()) <= set(proposal.isolated.tolist())
+    found = refine(model, images, labels, {}, config, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    (find,) = found.finds
+    assert (find.label, len(find.probes)) == (4, 1), "it is forgotten once and not widened"
+    assert bool((found.poisoned | found.suspect)[wrong].all())
 
 
 def test_three_classes_are_too_few_to_compare(warped) -> None:
