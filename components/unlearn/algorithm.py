@@ -188,8 +188,9 @@ def _ask_all(
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
         # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
         rounds = 0 if source is not None and source.spread <= config.spread_above else _ROUNDS
-        probes = _follow(ask, proposal, config, rounds, mixed=proposal.label in mixed)
-        chosen = _choose(probes, config, mixed=proposal.label in mixed)
+        is_mixed = proposal.label in mixed
+        probes = _follow(ask, proposal, config, rounds, mixed=is_mixed)
+        chosen = _choose(probes, config, mixed=is_mixed)
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
         # One for each signal at least; one more for each that found something.
         expected = max(len(finds), len(mixed) + len(asked))

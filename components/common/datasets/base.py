@@ -250,7 +250,7 @@ def check_classes(train_labels: npt.NDArray[Any], class_names: Sequence[str], su
         )
     empty = np.flatnonzero(np.bincount(train_labels.astype(np.int64), minlength=len(class_names)) == 0)
     if len(empty):
-        names = ", ".join(f"{k} ({class_names[k]})" for k in empty[:5]) + (", …" if len(empty) > 5 else "")
+        names = _some([f"{k} ({class_names[k]})" for k in empty.tolist()])
         raise DataError(
             f"{subject}, training labels",
             expected=f"a sample of each of the {len(class_names)} classes",
@@ -274,13 +274,18 @@ def check_class_sizes(train_labels: npt.NDArray[Any], class_names: Sequence[str]
     counts = np.bincount(train_labels.astype(np.int64), minlength=len(class_names))
     small = np.flatnonzero(counts < MIN_CLASS_SAMPLES)
     if len(small):
-        names = ", ".join(f"{class_names[k]} ({counts[k]})" for k in small[:5]) + (", …" if len(small) > 5 else "")
+        names = _some([f"{class_names[k]} ({counts[k]})" for k in small.tolist()])
         raise DataError(
             f"{subject}, training samples",
             expected=f"at least {MIN_CLASS_SAMPLES} of each class",
             found=f"fewer of {names}",
             hint=hint,
         )
+
+
+def _some(names: list[str]) -> str:
+    """The first few, as a message shows them."""
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 def stratified_rows(labels: npt.NDArray[Any], limit: int, seed: int, subject: str) -> IntRows:

@@ -124,8 +124,14 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
     What is bounded is what takes long only when it stands still: meeting, and parting once the result is there.
     """
     missing, until = set(range(len(processes))), time.monotonic() + _MEETING_SECONDS
-    # Asked for once in a round: who ended between two questions would be waited for without a sentinel, for ever.
-    while (living := [process.sentinel for process in processes if process.exitcode is None]) or connections[0].poll():
+    while True:
+        # Asked for once in a round: who ended between two questions would be waited for without a sentinel, for ever.
+        codes = [process.exitcode for process in processes]
+        if any(codes):
+            raise _cause(processes, _last_words(connections))
+        living = [process.sentinel for process, code in zip(processes, codes, strict=True) if code is None]
+        if not living and not connections[0].poll():
+            return
         patience = None if until == math.inf else max(0.0, until - time.monotonic())
         waited_for = wait([*connections, *living], timeout=patience)
         if not waited_for:
@@ -149,10 +155,6 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
                     until = time.monotonic() + _FAREWELL_SECONDS
                 else:
                     raise _cause(processes, [(kind, *content), *_last_words(connections)])
-        if any(process.exitcode for process in processes):
-            raise _cause(processes, _last_words(connections))
-    if any(process.exitcode for process in processes):
-        raise _cause(processes, _last_words(connections))
 
 
 def _not_met(missing: set[int], processes: int) -> ResourceError:
