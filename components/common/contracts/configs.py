@@ -227,7 +227,7 @@ class UnlearnConfig:
     """Retained share from which all that a proposal shook is forgotten with it, to see whether that is cheap."""
     spilled_below: float = 0.01
     """Or if their median rise in loss, in units of the isolated samples', stayed below this. It was at most .003 where
-    a trigger was forgotten, and .02 and more where clean images were (docs/LOG.md)."""
+    a trigger was forgotten and fewer kept their label, and .02 and more where clean images were (docs/LOG.md)."""
     mixed_spilled_below: float = 0.05
     """The same in a class that is known to be mixed."""
     spared_above: float = 0.25
