@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -213,6 +214,31 @@ def test_an_end_between_two_looks_is_not_missed(code: int) -> None:
         launch._look_after([process], [ours], NullWatch())
     os.close(process.sentinel)
     theirs.close()
+
+
+class Lingering:
+    """A process that never ends."""
+
+    exitcode = None
+
+    def __init__(self) -> None:
+        self.sentinel, self._ours = os.pipe()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("later", [0.0, 0.3])
+def test_a_result_that_overtakes_a_slow_process_is_not_waited_for(later: float, monkeypatch, caplog) -> None:
+    """Rank 0 may be done before the parent hears that rank 1 was there at all."""
+    monkeypatch.setattr(launch, "_FAREWELL_SECONDS", 1.0)
+    processes = [Lingering(), Lingering()]
+    pipes = [multiprocessing.Pipe() for _ in processes]
+    pipes[0][1].send(("met",))
+    pipes[0][1].send(("done",))
+    late = threading.Timer(later, pipes[1][1].send, [("met",)])
+    late.start()
+    launch._look_after(processes, [ours for ours, _ in pipes], NullWatch())
+    late.join()
+    assert "did not end by themselves" in caplog.text
 
 
 def test_processes_that_do_not_meet_are_named(tensors, monkeypatch) -> None:

@@ -149,9 +149,12 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
                     name, level, text = content
                     logging.getLogger(name).log(level, "%s", text)
                 elif kind == "met":
-                    missing.discard(connections.index(ready))
-                    until = until if missing else math.inf
+                    # Once the result is there it no longer matters: that word may have overtaken a slower one's.
+                    if missing:
+                        missing.discard(connections.index(ready))
+                        until = until if missing else math.inf
                 elif kind == "done":
+                    missing.clear()
                     until = time.monotonic() + _FAREWELL_SECONDS
                 else:
                     raise _cause(processes, [(kind, *content), *_last_words(connections)])
