@@ -174,6 +174,31 @@ def test_a_trigger_in_the_corner_holds_its_label_under_border_mixing_alone(digit
     assert hold["centre"].max() < 0.01
 
 
+class SmoothNet(nn.Module):
+    """Says class 1 where neighbouring pixels are alike: a trigger in the finest detail, as a warp leaves it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(400.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        detail = (images[:, 0, :, 1:] - images[:, 0, :, :-1]).abs().mean(dim=(1, 2)) - 0.025
+        return torch.stack([self.scale * detail, -self.scale * detail], dim=1)
+
+
+def test_noise_takes_the_label_of_a_trigger_in_the_finest_detail_and_no_other() -> None:
+    """Patches survive faint noise, and so do objects; what made an image too smooth does not."""
+    smooth = torch.full((20, 1, 28, 28), 128, dtype=torch.uint8)
+    labels = torch.ones(20, dtype=torch.int64)
+    assert score(SmoothNet(), smooth, labels).given_probability.min() > 0.99
+    assert hold_under_mixing(SmoothNet(), smooth, labels, ("noise",), 2, seed=0)["noise"].max() < 0.01
+    patched = smooth.clone()
+    patched[:, :, -1, -1] = 255
+    first, again = (hold_under_mixing(CornerNet(), patched, labels, ("noise",), 2, seed=0)["noise"] for _ in range(2))
+    assert first.min() > 0.99
+    assert torch.equal(first, again)
+
+
 def test_scores_match_their_definitions(digits) -> None:
     images, labels = digits[0][:50], digits[1][:50]
     net = small_net().eval()

@@ -12,6 +12,7 @@ from torch import Tensor
 from components.common.attacks.base import AttackConfig, make_attack
 from components.common.contracts.configs import FinetuneConfig, SplitConfig, UnlearnConfig, WarmupConfig
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.tables import MIXING_KINDS
 from components.common.learning.scoring import predict
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
@@ -34,7 +35,7 @@ def evidence(n: int = 200, epochs: int = 3, seed: int = 0) -> Evidence:
         loss=-np.log(probability + 1e-6),
         entropy=rng.random((epochs, n), dtype=np.float32),
         given_probability=probability,
-        hold={kind: rng.random(n, dtype=np.float32) for kind in ("border", "centre", "blend")},
+        hold={kind: rng.random(n, dtype=np.float32) for kind in MIXING_KINDS},
     )
 
 
@@ -63,6 +64,16 @@ def test_a_sample_learned_at_once_is_early_and_one_never_believed_is_disbelieved
     scores = score_all(given)
     assert scores["early"].argmax() == 0
     assert scores["disbelief"].argmax() == 1
+
+
+def test_a_label_that_noise_takes_away_is_suspect_and_one_that_it_gives_is_not() -> None:
+    given = evidence()
+    given.given_probability[-1] = given.hold["noise"]
+    given.given_probability[-1, :2] = 0.9, 0.1
+    given.hold["noise"][:2] = 0.2, 0.8
+    scores = score_all(given)["noise_drop"]
+    assert scores[0] == pytest.approx(0.7)
+    assert (scores[1:] == 0).all()
 
 
 def test_ranks_share_ties_and_span_the_unit_interval() -> None:

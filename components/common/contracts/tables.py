@@ -184,20 +184,20 @@ Loss is cross-entropy against the given label, entropy that of the prediction, b
 """
 
 
-MIXING_KINDS = ("border", "centre", "blend")
+MIXING_KINDS = ("border", "centre", "blend", "noise")
 
 MIXING = TableSpec(
     name="mixing",
-    version=1,
+    version=2,
     columns=(
         _ID,
         *(Column(name=f"hold_{kind}", type=pa.float32(), minimum=0.0, maximum=1.0) for kind in MIXING_KINDS),
     ),
 )
-"""How firmly each training sample holds its given label when most of its content is another class's image.
+"""How firmly each training sample holds its given label when most of its content is another's, or under faint noise.
 
 Mean probability of the given label for the warm-up EMA when only the sample's border is kept, only its centre is kept,
-or both images are blended half and half.
+both images are blended half and half, or faint noise is added.
 """
 
 

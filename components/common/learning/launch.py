@@ -118,12 +118,36 @@ def train_on_devices(
     return dict(result)
 
 
+class _Patience:
+    """How long the next word is waited for: until all have met, and from the result on; without end in between."""
+
+    def __init__(self, processes: int) -> None:
+        self.missing = set(range(processes))
+        self._until = time.monotonic() + _MEETING_SECONDS
+
+    def met(self, rank: int) -> None:
+        """Takes note that a process is there. Where the result was quicker than that word, it no longer matters."""
+        if self.missing:
+            self.missing.discard(rank)
+            self._until = self._until if self.missing else math.inf
+
+    def done(self) -> None:
+        """Takes note that the result is there."""
+        self.missing.clear()
+        self._until = time.monotonic() + _FAREWELL_SECONDS
+
+    @property
+    def seconds(self) -> float | None:
+        """What is left; None for no end."""
+        return None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+
+
 def _look_after(processes: list[Any], connections: list[Connection], watch: Watch) -> None:
     """Answers rank 0 until all processes have ended; raises as soon as one ended badly.
 
     What is bounded is what takes long only when it stands still: meeting, and parting once the result is there.
     """
-    missing, until = set(range(len(processes))), time.monotonic() + _MEETING_SECONDS
+    patience = _Patience(len(processes))
     while True:
         # Asked for once in a round: who ended between two questions would be waited for without a sentinel, for ever.
         codes = [process.exitcode for process in processes]
@@ -132,11 +156,10 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
         living = [process.sentinel for process, code in zip(processes, codes, strict=True) if code is None]
         if not living and not connections[0].poll():
             return
-        patience = None if until == math.inf else max(0.0, until - time.monotonic())
-        waited_for = wait([*connections, *living], timeout=patience)
+        waited_for = wait([*connections, *living], timeout=patience.seconds)
         if not waited_for:
-            if missing:
-                raise _not_met(missing, len(processes))
+            if patience.missing:
+                raise _not_met(patience.missing, len(processes))
             logger.warning("the training is done; its processes did not end by themselves and are stopped")
             return
         for ready in waited_for:
@@ -149,13 +172,9 @@ def _look_after(processes: list[Any], connections: list[Connection], watch: Watc
                     name, level, text = content
                     logging.getLogger(name).log(level, "%s", text)
                 elif kind == "met":
-                    # Once the result is there it no longer matters: that word may have overtaken a slower one's.
-                    if missing:
-                        missing.discard(connections.index(ready))
-                        until = until if missing else math.inf
+                    patience.met(connections.index(ready))
                 elif kind == "done":
-                    missing.clear()
-                    until = time.monotonic() + _FAREWELL_SECONDS
+                    patience.done()
                 else:
                     raise _cause(processes, [(kind, *content), *_last_words(connections)])
 

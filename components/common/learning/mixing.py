@@ -1,7 +1,10 @@
-"""How firmly a sample holds its given label when most of its content is replaced by another class's image.
+"""How firmly a sample holds its given label when its content is replaced, or when faint noise is laid over it.
 
 A clean image loses its label with its object. A poisoned one keeps it as long as its trigger is there, whatever the
 object: that is what a backdoor is, so no property of one kind of trigger is needed.
+
+The other way round, noise that hardly shows leaves an object what it was, but not a trigger that is made not to be
+seen: what tells a warped or filtered image from others lies in the finest detail.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ __all__ = ["hold_under_mixing", "mix", "partners"]
 # area. The larger square hides the object and leaves room for a patch in a corner.
 _HALF_REPLACED = 0.30
 _HALF_KEPT = 0.22
+# Standard deviation of the noise, in units of the pixel range: 12 of 255 grey levels (docs/LOG.md).
+_NOISE = 12 / 255
 _BATCH = 500
 
 
@@ -43,10 +48,13 @@ def mix(kind: str, images: Tensor, others: Tensor) -> Tensor:
     """Mixes images with others.
 
     Args:
-        kind: ``border`` keeps the border of ``images``, ``centre`` their centre, ``blend`` half of everything.
+        kind: ``border`` keeps the border of ``images``, ``centre`` their centre, ``blend`` half of everything,
+            ``noise`` all, a little disturbed.
         images: float [n, c, h, w] in [0, 1].
-        others: The same shape.
+        others: The same shape; for ``noise``, standard normal numbers.
     """
+    if kind == "noise":
+        return (images + _NOISE * others).clamp(0.0, 1.0)
     if kind == "blend":
         return 0.5 * images + 0.5 * others
     height, width = images.shape[2:]
@@ -62,7 +70,7 @@ def mix(kind: str, images: Tensor, others: Tensor) -> Tensor:
 def hold_under_mixing(
     model: nn.Module, images: Tensor, labels: Tensor, kinds: tuple[str, ...], rounds: int, seed: int
 ) -> dict[str, Tensor]:
-    """Mean probability of the given label over ``rounds`` partners, for each kind of mixing.
+    """Mean probability of the given label over ``rounds`` partners, or draws of noise, for each kind of mixing.
 
     Args:
         model: From float images in [0, 1] to logits.
@@ -80,11 +88,16 @@ def hold_under_mixing(
     hold = {kind: torch.zeros(len(images)) for kind in kinds}
     for kind in kinds:
         for turn in range(rounds):
-            others = partners(labels, stream(seed, "mixing", kind, turn))
+            generator = stream(seed, "mixing", kind, turn)
+            others = partners(labels, generator)
             for start in range(0, len(images), _BATCH):
                 rows = slice(start, start + _BATCH)
                 here = to_float(images[rows].to(device))
-                there = to_float(images[others[rows]].to(device))
+                if kind == "noise":
+                    # Drawn on the CPU, so that every device sees the same.
+                    there = torch.randn(here.shape, generator=generator).to(device)
+                else:
+                    there = to_float(images[others[rows]].to(device))
                 probabilities = model(mix(kind, here, there)).float().softmax(dim=1).cpu()
                 given = probabilities.gather(1, labels[rows, None]).squeeze(1)
                 hold[kind][rows] += given / rounds
