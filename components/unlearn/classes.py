@@ -33,7 +33,7 @@ from components.common.learning.seeding import stream
 from components.common.learning.watch import Watch
 from components.unlearn.forgetting import Proposal, forget, halved
 
-__all__ = ["PASSES", "ClassProbe", "find_contradicted", "find_mapping", "probe_classes", "propose_foreign"]
+__all__ = ["ClassProbe", "find_contradicted", "find_mapping", "probe_classes", "propose_foreign"]
 
 # Members of each class that others are compared with: enough for steps of one per cent.
 _REFERENCES = 100
@@ -49,7 +49,7 @@ _UNLIKE = 1 / 2
 _CONTRADICTED = 0.0012
 _OUTSTANDING = 3.0
 # A sample passes for a member of a class that looks more like it than the median member does.
-PASSES = 0.5
+_PASSES = 0.5
 # With fewer classes than this a quartile over the other ones says nothing.
 _FEWEST_CLASSES = 4
 
@@ -206,7 +206,7 @@ def _compare(
         reference = _log_odds(logits_of(some), label)[:, other].sort().values
         taken = resembled == other
         foreign[taken] = torch.searchsorted(reference, firmness[taken]).float() / len(reference)
-        shares.append(float((foreign[taken] > PASSES).sum()) / len(theirs))
+        shares.append(float((foreign[taken] > _PASSES).sum()) / len(theirs))
     spread = sorted(shares)[(len(shares) - 1) // 4]
     return ClassProbe(label=label, rows=rows, foreign=foreign, spread=spread, mixed=spread > config.spread_above)
 
@@ -239,7 +239,7 @@ def propose_foreign(
     """
     order = torch.argsort(-found.foreign, stable=True)
     # At most a quarter of the class: the poison among its samples may be few.
-    passing = int((found.foreign > PASSES).sum())
+    passing = int((found.foreign > _PASSES).sum())
     count = max(1, min(round(isolation_ratio * len(labels)), len(order) // 4, passing))
     least = len(order) - max(2, round(config.trusted_ratio * len(order)))
     pool = [found.rows[order[max(count, least) :]]]

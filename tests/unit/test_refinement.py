@@ -19,8 +19,8 @@ from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
-from components.unlearn.algorithm import Refined, _cured, _levelled, refine
-from components.unlearn.classes import find_contradicted, find_mapping, probe_classes, propose_foreign
+from components.unlearn.algorithm import Find, Refined, _cured, _levelled, _marks, refine
+from components.unlearn.classes import ClassProbe, find_contradicted, find_mapping, probe_classes, propose_foreign
 from components.unlearn.forgetting import find_valley, widen
 from components.warmup.algorithm import TrainingSet, warm_up
 
@@ -153,7 +153,12 @@ def test_a_contradicted_class_is_mixed_and_proposes_what_contradicts_it(many_dig
     assert find_contradicted(logits.softmax(dim=1), labels) == 4
     (probe,) = probe_classes(model, images, labels, logits, 4, config, mirror=False, watch=NullWatch())
     assert (probe.label, probe.mixed) == (4, True)
-    assert set(wrong.tolist()) == set(probe.rows[probe.foreign > 0.9].tolist())
+    # What the model itself mistakes belongs to them; which samples those are differs from processor to processor.
+    firmness, taken_for = believed.max(dim=1)
+    expected = set(((labels == 4) & (taken_for != 4) & (firmness > 0.9)).nonzero().squeeze(1).tolist())
+    assert set(wrong.tolist()) <= expected
+    assert len(expected) < len(wrong) + 5
+    assert set(probe.rows[probe.foreign > 0.9].tolist()) == expected
     proposal = propose_foreign(probe, labels, score(model, images, labels), 0.02, config)
     # Not filled up with samples that nobody contradicts.
     assert 27 <= len(proposal.isolated) <= 30
@@ -162,6 +167,15 @@ def test_a_contradicted_class_is_mixed_and_proposes_what_contradicts_it(many_dig
     (find,) = found.finds
     assert (find.label, len(find.probes)) == (4, 1), "it is forgotten once and not widened"
     assert bool((found.poisoned | found.suspect)[wrong].all())
+
+
+def test_where_nothing_tells_the_poison_of_a_mixed_class_what_may_belong_elsewhere_is_left_out() -> None:
+    foreign = torch.tensor([0.0, 0.19, 0.21, 0.9])
+    mixed = ClassProbe(label=1, rows=torch.arange(4), foreign=foreign, spread=0.02, mixed=True)
+    find = Find(label=1, probes=[], chosen=None, mixed=mixed)
+    _, _, named, doubtful = _marks(torch.tensor([1, 1, 1, 1, 0]), [find], [mixed], CONFIG, 4)
+    assert named.tolist() == [False, False, True, True, False]
+    assert (doubtful < 1).nonzero().tolist() == [[0, 1], [2, 1], [3, 1]]
 
 
 def test_three_classes_are_too_few_to_compare(warped) -> None:
