@@ -30,7 +30,7 @@ from components.unlearn.classes import (
     probe_classes,
     propose_foreign,
 )
-from components.unlearn.forgetting import Probe, Proposal, make_proposal, probe, widen
+from components.unlearn.forgetting import Probe, Proposal, forget, joined, make_proposal, probe, widen
 
 __all__ = ["Find", "Refined", "refine"]
 
@@ -151,7 +151,6 @@ def refine(
     mixed = [found for found in classes if found.mixed]
     foreign_ones = [(found, propose_foreign(found, labels, before, isolation_ratio, config)) for found in mixed]
     finds = _ask_all(ask, foreign_ones, labels.numpy(), signals, config, isolation_ratio, watch)
-    kept, rolled_back = _cured(model, finds, images, labels, before, config)
     rise, foreign, named, doubtful = _marks(labels, finds, classes, config, logits.shape[1])
     mapping = find_mapping(probabilities, labels, config)
     for looks, label in mapping.items():
@@ -159,12 +158,14 @@ def refine(
         doubtful[looks, label] = 0.0
     named |= is_doubted(probabilities, labels, doubtful)
     poisoned = rise > 0.5
+    suspect = (named | (rise > config.suspect_above)) & ~poisoned
+    kept, rolled_back = _cured(model, finds, images, labels, before, poisoned | suspect, config, mirror=mirror)
     return Refined(
         shaken=rise.clamp(0.0, 1.0),
         foreign=foreign,
         doubted=named,
         poisoned=poisoned,
-        suspect=(named | (rise > config.suspect_above)) & ~poisoned,
+        suspect=suspect,
         finds=finds,
         classes=classes,
         mapping=mapping,
@@ -188,6 +189,10 @@ def _ask_all(
     mixed = {found.label for found, _ in foreign}
     asked = [name for name in signals if SIGNALS[name].proposes]
 
+    num_labels = len(np.unique(labels))
+    # Elsewhere some signals are not to be asked.
+    unmixed = {int(label) for label in np.unique(labels)} - mixed
+
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
         # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
         rounds = 0 if source is not None and source.spread <= config.spread_above else _ROUNDS
@@ -202,12 +207,11 @@ def _ask_all(
 
     for found, proposal in foreign:
         follow(proposal, found)
-    num_labels = len(np.unique(labels))
     for name in asked:
         # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
         # of the others may be a second trigger, and then a third.
-        settled = True
-        while settled and len(done := {find.label for find in finds if find.settled}) < num_labels:
+        settled, closed = True, unmixed if SIGNALS[name].needs_mixed else set()
+        while settled and len(done := closed | {find.label for find in finds if find.settled}) < num_labels:
             settled = follow(make_proposal(name, signals[name], labels, isolation_ratio, done, config))
     return finds
 
@@ -314,15 +318,35 @@ def _marks(
 
 
 def _cured(
-    model: nn.Module, finds: list[Find], images: Tensor, labels: Tensor, before: Scores, config: UnlearnConfig
+    model: nn.Module,
+    finds: list[Find],
+    images: Tensor,
+    labels: Tensor,
+    before: Scores,
+    flagged: Tensor,
+    config: UnlearnConfig,
+    *,
+    mirror: bool,
 ) -> tuple[nn.Module, bool]:
-    """The model of the cheapest forgetting, unless even that cost too many trusted samples their label."""
+    """The model with every find forgotten, unless that cost too many trusted samples their label.
+
+    With only one of several forgotten, the model would still know the others' triggers, and teach them to fine-tuning
+    as pseudo-labels. Where all at once cost too much, the cheapest alone is better than none.
+    """
     chosen = [find.chosen for find in finds if find.chosen is not None]
     if not chosen:
         return model, False
-    last = max(chosen, key=lambda result: result.retained)
-    rows = last.proposal.trusted[:_ASKED]
-    after = score(last.model, images[rows.to(images.device)], labels[rows])
-    right = before.given_probability[rows] > 0.5
-    lost = float((right & (after.given_probability <= 0.5)).float().sum() / right.float().sum().clamp_min(1.0))
-    return (model, True) if lost > config.max_trusted_loss else (last.model, False)
+    cheapest = max(chosen, key=lambda result: result.retained)
+    candidates = [(cheapest.proposal, cheapest.model)]
+    if len(chosen) > 1 and len((everything := joined(chosen, flagged, config.seed)).trusted):
+        steps = config.steps * len(chosen)
+        without = forget(model, images, labels, everything, config, mirror=mirror, steps=steps)
+        candidates.insert(0, (everything, without))
+    for what, cured in candidates:
+        rows = what.trusted[:_ASKED]
+        after = score(cured, images[rows.to(images.device)], labels[rows])
+        right = before.given_probability[rows] > 0.5
+        lost = float((right & (after.given_probability <= 0.5)).float().sum() / right.float().sum().clamp_min(1.0))
+        if lost <= config.max_trusted_loss:
+            return cured, False
+    return model, True

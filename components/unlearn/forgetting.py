@@ -23,7 +23,18 @@ from components.common.learning.scoring import Scores, score
 from components.common.learning.seeding import stream
 from components.common.signals import propose, trust
 
-__all__ = ["Probe", "Proposal", "Valley", "find_valley", "forget", "halved", "make_proposal", "probe", "widen"]
+__all__ = [
+    "Probe",
+    "Proposal",
+    "Valley",
+    "find_valley",
+    "forget",
+    "halved",
+    "joined",
+    "make_proposal",
+    "probe",
+    "widen",
+]
 
 # Rises are counted in bins of a twentieth of a unit from a little below nothing to one unit: half of the forgotten
 # samples rose by more, and how much more says nothing.
@@ -113,10 +124,12 @@ def make_proposal(
         values: float32 [n] in [0, 1], higher = more suspect.
         labels: int64 [n], the given labels.
         isolation_ratio: Share of the training set that a signal looks at, in (0, 1).
-        done: Labels that the signal is not asked about any more.
+        done: Labels that the signal is not asked about; not all there are.
         config: Trusted ratio and seed.
     """
-    isolated = propose(np.where(np.isin(labels, list(done)), -1.0, values), labels, isolation_ratio)
+    asked = np.flatnonzero(~np.isin(labels, list(done)))
+    ratio = min(1.0, isolation_ratio * len(labels) / len(asked))
+    isolated = asked[propose(values[asked], labels[asked], ratio)]
     pool = np.setdiff1d(trust(values, labels, config.trusted_ratio), isolated)
     trusted, witnesses = halved(torch.from_numpy(pool), config.seed, name)
     return Proposal(
@@ -281,4 +294,24 @@ def widen(found: Probe, mixed_at: float | None = None) -> Proposal:
         isolated=isolated.nonzero().squeeze(1),
         trusted=before.trusted[calm[before.trusted]],
         witnesses=before.witnesses[calm[before.witnesses]],
+    )
+
+
+def joined(found: list[Probe], flagged: Tensor, seed: int) -> Proposal:
+    """The proposal to forget several finds together; what one of them trusted may carry another's trigger.
+
+    Args:
+        found: The probes of the finds, at least one.
+        flagged: bool [n], all that is suspect by any of them.
+        seed: Of the order of the trusted samples.
+    """
+    isolated = torch.cat([result.proposal.isolated for result in found]).unique()
+    trusted = torch.cat([result.proposal.trusted for result in found]).unique()
+    trusted = trusted[~flagged[trusted] & ~torch.isin(trusted, isolated)]
+    return Proposal(
+        signal="all finds",
+        label=found[0].proposal.label,
+        isolated=isolated,
+        trusted=trusted[torch.randperm(len(trusted), generator=stream(seed, "joined"))],
+        witnesses=trusted[:0],
     )

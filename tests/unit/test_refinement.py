@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.common.attacks.base import AttackConfig, make_attack
 from components.common.contracts.configs import FinetuneConfig, UnlearnConfig, WarmupConfig
@@ -19,9 +19,9 @@ from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
-from components.unlearn.algorithm import Find, Refined, _cured, _levelled, _marks, refine
+from components.unlearn.algorithm import Find, Refined, _ask_all, _cured, _levelled, _marks, refine
 from components.unlearn.classes import ClassProbe, find_contradicted, find_mapping, probe_classes, propose_foreign
-from components.unlearn.forgetting import find_valley, widen
+from components.unlearn.forgetting import Probe, Proposal, find_valley, joined, widen
 from components.warmup.algorithm import TrainingSet, warm_up
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
@@ -203,9 +203,72 @@ def test_a_costly_unlearning_is_rolled_back(warped, refined) -> None:
     assert refined.model is not model
     before = score(model, images, labels)
     # Even an unlearning that costs nothing costs more than this.
-    kept, rolled_back = _cured(model, settled, images, labels, before, UnlearnConfig(max_trusted_loss=0.0))
+    strict = UnlearnConfig(max_trusted_loss=0.0)
+    nobody = torch.zeros(len(labels), dtype=torch.bool)
+    kept, rolled_back = _cured(model, settled, images, labels, before, nobody, strict, mirror=False)
     assert rolled_back
     assert kept is model
+
+
+def test_several_finds_are_forgotten_together(warped, refined) -> None:
+    """Of two, the cheaper may be the lesser: a model that still knows the other's trigger teaches it on."""
+    images, labels, poisoned, model = warped
+    true_find = next(find for find in refined.finds if find.settled)
+    # Three clean samples of another class, which can be forgotten more cheaply than anything.
+    rows = (labels == 7).nonzero().squeeze(1)
+    nothing = replace(
+        true_find.chosen,
+        proposal=replace(true_find.chosen.proposal, label=7, isolated=rows[:3], trusted=rows[10:]),
+        retained=1.0,
+        model=model,
+    )
+    finds = [true_find, replace(true_find, label=7, chosen=nothing)]
+    flagged = refined.poisoned | refined.suspect
+    before = score(model, images, labels)
+    kept, rolled_back = _cured(model, finds, images, labels, before, flagged, CONFIG, mirror=False)
+    assert not rolled_back
+    obeyed = [float((predict(net, images[poisoned]).argmax(dim=1) == 0).float().mean()) for net in (model, kept)]
+    assert obeyed[0] > 0.5, "nothing to forget"
+    assert obeyed[1] < 0.2
+
+
+def test_what_one_find_trusts_is_not_trusted_where_another_suspects_it(refined) -> None:
+    first = next(find.chosen for find in refined.finds if find.settled)
+    rows = first.proposal.trusted[:10]
+    second = replace(first, proposal=replace(first.proposal, isolated=rows[:2]))
+    flagged = torch.zeros(len(first.rise), dtype=torch.bool)
+    flagged[rows[2:5]] = True
+    together = joined([first, second], flagged, seed=0)
+    assert set(first.proposal.isolated.tolist()) | set(rows[:2].tolist()) == set(together.isolated.tolist())
+    assert not set(rows[:5].tolist()) & set(together.trusted.tolist())
+    assert set(rows[5:].tolist()) <= set(together.trusted.tolist())
+
+
+def test_a_signal_that_needs_a_mixed_class_is_asked_of_no_other() -> None:
+    labels, asked = np.repeat(np.arange(5), 20), []
+    fragile = {"noise_drop": np.linspace(1, 0, 100, dtype=np.float32)}
+
+    def ask(proposal: Proposal) -> Probe:
+        asked.append(proposal)
+        calm = torch.zeros(100)
+        return Probe(
+            proposal=proposal,
+            forgotten=1.0,
+            retained=0.0,
+            spilled=1.0,
+            valley=find_valley(calm.numpy()),
+            rise=calm,
+            model=nn.Identity(),
+        )
+
+    assert _ask_all(ask, [], labels, fragile, CONFIG, 0.5, NullWatch()) == []
+    everyone = torch.arange(100)
+    mixed = ClassProbe(label=3, rows=everyone[60:80], foreign=torch.ones(20), spread=0.02, mixed=True)
+    own = Proposal(signal="foreign", label=3, isolated=everyone[60:64], trusted=everyone[:60], witnesses=everyone[80:])
+    _ask_all(ask, [(mixed, own)], labels, fragile, CONFIG, 0.5, NullWatch())
+    assert [(proposal.signal, proposal.label) for proposal in asked] == [("foreign", 3), ("noise_drop", 3)]
+    # Half of the data would be more than the class: nobody else fills it up.
+    assert set(asked[1].isolated.tolist()) == set(range(60, 80))
 
 
 def test_clean_digits_have_neither_mixed_classes_nor_a_rule(many_digits: tuple[Tensor, Tensor]) -> None:

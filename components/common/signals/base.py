@@ -44,11 +44,14 @@ class Signal:
         proposes: Whether the most suspect samples are worth forgetting as a probe. Not so where a high score means
             that the model does not believe the label: there is nothing to forget.
         reason: What a high score says of a sample, for people.
+        needs_mixed: Whether it proposes only of classes that are known to be mixed: what it asks tells poison from the
+            others there, but picks out clean samples as well where there is none.
     """
 
     score: Callable[[Evidence], Floats]
     proposes: bool
     reason: str
+    needs_mixed: bool = False
 
 
 SIGNALS: Registry[Signal] = Registry("signal", "components.common.signals")

@@ -3,6 +3,8 @@
 Triggers that are made not to be seen live in the finest detail: a warp smooths it, quantisation and filters shape it.
 The warm-up model reads that detail, since it is the easiest way to the label, and noise of a few grey levels hides it,
 so the label falls that an object would have kept. The opposite of the ``hold`` signals, and of STRIP (Gao et al. 2019).
+Where there is no such trigger it picks samples at the edge of their class, which can be forgotten cheaply without being
+poison. So it is asked about mixed classes only (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -21,5 +23,5 @@ def noise_drop_score(evidence: Evidence) -> Floats:
 
 
 SIGNALS.register("noise_drop")(
-    Signal(score=noise_drop_score, proposes=True, reason="loses its label under faint noise")
+    Signal(score=noise_drop_score, proposes=True, reason="loses its label under faint noise", needs_mixed=True)
 )
