@@ -305,13 +305,15 @@ def joined(found: list[Probe], flagged: Tensor, seed: int) -> Proposal:
         flagged: bool [n], all that is suspect by any of them.
         seed: Of the order of the trusted samples.
     """
-    isolated = torch.cat([result.proposal.isolated for result in found]).unique()
-    trusted = torch.cat([result.proposal.trusted for result in found]).unique()
-    trusted = trusted[~flagged[trusted] & ~torch.isin(trusted, isolated)]
+    isolated, trusted = torch.zeros_like(flagged), torch.zeros_like(flagged)
+    for result in found:
+        isolated[result.proposal.isolated] = True
+        trusted[result.proposal.trusted] = True
+    keepers = (trusted & ~flagged & ~isolated).nonzero().squeeze(1)
     return Proposal(
         signal="all finds",
         label=found[0].proposal.label,
-        isolated=isolated,
-        trusted=trusted[torch.randperm(len(trusted), generator=stream(seed, "joined"))],
-        witnesses=trusted[:0],
+        isolated=isolated.nonzero().squeeze(1),
+        trusted=keepers[torch.randperm(len(keepers), generator=stream(seed, "joined"))],
+        witnesses=keepers[:0],
     )
