@@ -1,11 +1,13 @@
 """The training pipeline as a DAG factory: six stages, and the undefended model beside them for comparison."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl
 
+from components.common.contracts.errors import ConfigError
 from components.evaluate.component import build as evaluate_component
 from components.finetune.component import build as finetune_component
 from components.ingest.component import build as ingest_component
@@ -30,6 +32,12 @@ _BUILDERS: dict[str, Callable[[str], Any]] = {
 }
 STAGES = tuple(_BUILDERS)
 """The stages that have an image, in the order of the data."""
+# A port follows the host alone, and only the host may have capitals.
+_REGISTRY = re.compile(
+    r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"|[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}"
+)
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 def image_of(stage: str, registry: str, tag: str) -> str:
@@ -39,9 +47,28 @@ def image_of(stage: str, registry: str, tag: str) -> str:
         stage: Stage name.
         registry: Registry and path, ``host/path``; empty for an image that this machine has.
         tag: Image tag.
+
+    Raises:
+        ConfigError: No container engine would take such a registry or tag; a pod would wait for the image without end.
     """
+    path = registry.rstrip("/")
+    if registry and not _REGISTRY.fullmatch(path):
+        raise ConfigError(
+            "the registry of the images",
+            expected="host/path or host:port/path, the path of a-z 0-9 . _ - and /, without a scheme",
+            # Before an @ stands a password, if anything does.
+            found="a user or password in it" if "@" in registry else f"'{registry[:80]}'",
+            hint="Write it as in `docker push`, such as ghcr.io/me; log in with `docker login`.",
+        )
+    if not _TAG.fullmatch(tag):
+        raise ConfigError(
+            "the tag of the images",
+            expected="up to 128 of A-Z a-z 0-9 _ . and -, not starting with . or -",
+            found=f"'{tag[:80]}'",
+            hint="Take the one that `untaint images tag` prints.",
+        )
     name = f"untaint-{stage}:{tag}"
-    return f"{registry.rstrip('/')}/{name}" if registry else name
+    return f"{path}/{name}" if registry else name
 
 
 def component_of(stage: str, image: str) -> Any:

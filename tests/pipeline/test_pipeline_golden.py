@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from components.common.contracts.errors import ConfigError
 from pipelines.settings import default_parameters
-from pipelines.training import STAGES, compile_pipeline
+from pipelines.training import STAGES, compile_pipeline, image_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -49,3 +51,38 @@ def test_images_carry_registry_and_tag(tmp_path: Path) -> None:
 def test_an_empty_registry_names_images_of_this_machine(tmp_path: Path) -> None:
     spec = compiled(tmp_path, control=False, registry="")
     assert spec["deploymentSpec"]["executors"]["exec-ingest"]["container"]["image"] == "untaint-ingest:dev"
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [
+        "",
+        "untaint",
+        "ghcr.io/me",
+        "localhost:5000",
+        "GHCR.io/me/a_b--c",
+        "111122223333.dkr.ecr.us-east-1.amazonaws.com",
+    ],
+)
+def test_what_a_registry_may_look_like_is_taken(registry: str) -> None:
+    assert image_of("split", registry, "v1.0-rc_1") == f"{registry}/untaint-split:v1.0-rc_1".lstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("registry", "tag", "says"),
+    [
+        ("https://ghcr.io/me", "v1", "without a scheme; found 'https://ghcr.io/me'"),
+        ("ghcr.io/Me", "v1", "found 'ghcr.io/Me'"),
+        ("ghcr.io//me", "v1", "the registry of the images"),
+        ("/", "v1", "the registry of the images"),
+        ("me:hunter2@ghcr.io/me", "v1", "found a user or password in it"),
+        ("ghcr.io/me", "", "untaint images tag"),
+        ("ghcr.io/me", "a b", "found 'a b'"),
+        ("ghcr.io/me", "-v1", "the tag of the images"),
+    ],
+)
+def test_an_image_that_no_engine_would_pull_is_not_compiled(tmp_path: Path, registry: str, tag: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)) as problem:
+        compiled(tmp_path, control=False, registry=registry, tag=tag)
+    assert "hunter2" not in str(problem.value)
+    assert not list(tmp_path.iterdir())
