@@ -56,7 +56,7 @@ def run_local_command(
     from pipelines import local_cluster as cluster
     from pipelines.images import BuildOptions, build_images, content_tag
     from pipelines.profiles import load_profile
-    from pipelines.run import new_run_id
+    from pipelines.run import checked_run_id, new_run_id
 
     write = partial(click.echo, file=sys.stdout)
     names = ("base_image", "torch_cpu", "torch_cpu_index_url", "network")
@@ -66,7 +66,7 @@ def run_local_command(
     options = replace(on_cpu, torch=on_cpu.torch_cpu, torch_index_url=on_cpu.torch_cpu_index_url)
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
-    run_id = run_id or new_run_id()
+    run_id = checked_run_id(run_id or new_run_id())
     try:
         cluster.check_machine(write)
         cluster.create(write, node_image or cluster.NODE_IMAGE)

@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
+from components.common.storage.addresses import parse_uri
 from pipelines.options import settings_option, store_option
 from pipelines.settings import apply_settings, check_parameters, default_parameters
 
@@ -71,10 +72,18 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
     """The pipeline's parameters as checked from the values of ``parameter_options``.
 
     Raises:
-        ConfigError: A setting that does not exist, or a value out of its range.
+        ConfigError: A setting that does not exist, a value out of its range, or a dataset that no pod could reach.
     """
     parameters = apply_settings({**_DEFAULTS, **given}, settings)
     check_parameters(parameters)
+    source, colon, place = str(parameters["dataset"]).partition(":")
+    if colon and not place.startswith("s3://"):
+        raise ConfigError(
+            f"dataset '{source[:40]}:{place[:80]}'",
+            expected=f"{source[:40]}:s3://BUCKET/PREFIX, in the store that the pods reach",
+            found="a folder of this machine",
+            hint="Copy it to S3 first.",
+        )
     return parameters
 
 
@@ -120,19 +129,21 @@ def submit_command(
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from pipelines.profiles import load_profile
-    from pipelines.run import new_run_id
+    from pipelines.run import checked_run_id, new_run_id
     from pipelines.server import connect
     from pipelines.submit import follow, start, task_names, upload
     from pipelines.training import PIPELINE_NAME, compile_pipeline
 
-    if not store.startswith("s3://"):
+    try:
+        parse_uri(store)
+    except ConfigError:
         raise ConfigError(
             "the store of the run", expected="s3://BUCKET/PREFIX", found=f"'{store[:80]}'", hint="Give it with --store."
-        )
+        ) from None
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
     write = partial(click.echo, file=sys.stdout)
-    run_id = run_id or new_run_id()
+    run_id = checked_run_id(run_id or new_run_id())
     if package and ctx.get_parameter_source("control") is not ParameterSource.DEFAULT:
         raise ConfigError(
             "--control", expected="no --package beside it", found="both", hint="It is decided when compiling."

@@ -26,7 +26,17 @@ from typing import Any
 from components.common.contracts.errors import ConfigError, GateError
 from components.container import RUN_PID, STATUS_FILE
 
-__all__ = ["INTERRUPTED", "Engine", "Plan", "execute", "load_plan", "new_run_id", "opened_store", "run"]
+__all__ = [
+    "INTERRUPTED",
+    "Engine",
+    "Plan",
+    "checked_run_id",
+    "execute",
+    "load_plan",
+    "new_run_id",
+    "opened_store",
+    "run",
+]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
@@ -56,6 +66,22 @@ class Plan:
 def new_run_id() -> str:
     """A run id that sorts by time: ``YYYYmmdd-HHMMSS-<4 hex>``, local time."""
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def checked_run_id(run_id: str) -> str:
+    """A run id as it came, if it can be one.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigError(
+            f"run id '{run_id[:80]}'",
+            expected="up to 63 letters, digits, '.', '_' and '-', starting with a letter or digit",
+            found="something else",
+            hint="Choose a plain name, or leave --run-id out.",
+        )
+    return run_id
 
 
 def load_plan(home: Path, run_id: str) -> Plan | None:
@@ -248,14 +274,7 @@ def _leaves(spec: Any) -> dict[str, str]:
 
 
 def _folder(home: Path, run_id: str) -> Path:
-    if not _RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            f"run id '{run_id[:80]}'",
-            expected="up to 63 letters, digits, '.', '_' and '-', starting with a letter or digit",
-            found="something else",
-            hint="Choose a plain name, or leave --run-id out.",
-        )
-    return home / "runs" / run_id
+    return home / "runs" / checked_run_id(run_id)
 
 
 def _exit_code(status: Path) -> int | None:

@@ -24,6 +24,10 @@ __all__ = ["REQUEST_SECONDS", "ClusterError", "Server", "connect", "explained", 
 REQUEST_SECONDS = (10, 120)
 """Seconds to connect, and to wait for the answer of one request."""
 _CONNECT_SECONDS = 10
+_HOW_TO_REACH = (
+    "Give its address with --host or KF_PIPELINES_ENDPOINT. With kubectl: "
+    "kubectl port-forward -n kubeflow svc/ml-pipeline 8888 and KF_PIPELINES_ENDPOINT=http://127.0.0.1:8888."
+)
 
 
 class ClusterError(UntaintError):
@@ -102,8 +106,7 @@ def _reachable(host: str) -> str:
             f"Kubeflow Pipelines at {url}",
             expected="a server that takes connections",
             found=problem.strerror or str(problem) or type(problem).__name__,
-            hint="With kubectl: kubectl port-forward -n kubeflow svc/ml-pipeline 8888 and "
-            "KF_PIPELINES_ENDPOINT=http://127.0.0.1:8888.",
+            hint=_HOW_TO_REACH,
         ) from None
     return url
 
@@ -148,9 +151,16 @@ def explained(where: str) -> Iterator[None]:
         raise ClusterError(
             f"Kubeflow Pipelines at {where}",
             expected="an answer",
-            found=type(problem).__name__,
-            hint="Look at KF_PIPELINES_ENDPOINT and at the port-forward, if there is one, and try again.",
+            found=_cause(problem),
+            hint=_HOW_TO_REACH,
         ) from None
+
+
+def _cause(problem: BaseException) -> str:
+    """The innermost cause in words: what urllib3 raises last only says that it tried often enough."""
+    cause = getattr(problem, "reason", None) or problem
+    said = getattr(cause, "strerror", None) or str(cause).rpartition(">: ")[2].rpartition(": ")[2]
+    return " ".join(str(said).split())[:200] or type(cause).__name__
 
 
 def _reason(body: Any) -> str:

@@ -132,6 +132,10 @@ def test_a_mistake_stops_before_anything_is_sent(kfp: FakeKfp) -> None:
     for arguments in (
         ("submit",),
         ("submit", "--store", "bucket/x"),
+        ("submit", "--store", "s3://"),
+        ("submit", "--store", STORE, "--run-id", "../r1"),
+        ("submit", "--store", STORE, "--dataset", "parquet:/data/pets"),
+        ("submit", "--store", STORE, "--registry", "https://ghcr.io/me"),
         ("submit", "--store", STORE, "--poison-rate", "2"),
         ("submit", "--store", STORE, "--profile", "tpu"),
         ("submit", "--store", STORE, "--set", "split.no_such=1"),
@@ -149,6 +153,28 @@ def test_nobody_listening_is_told_at_once(kfp: FakeKfp) -> None:
         answer = submitted("--host", f"http://127.0.0.1:{free.getsockname()[1]}")
     assert answer.exit_code == ClusterError.exit_code
     assert "port-forward" in answer.stderr
+
+
+def test_a_cluster_of_kubectl_that_does_not_answer_is_told_with_its_cause_and_the_next_step(
+    kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT")
+    file = tmp_path / "kubeconfig"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server = {"server": f"http://127.0.0.1:{free.getsockname()[1]}"}
+        file.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{"name": "u", "user": {}}],
+            "clusters": [{"name": "c", "cluster": server}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }))  # fmt: skip
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+        answer = submitted()
+    assert answer.exit_code == ClusterError.exit_code
+    subject, _, found, hint = answer.stderr.splitlines()
+    assert subject.endswith("the cluster of the current kubectl context")
+    assert found.endswith("Connection refused")
+    assert "KF_PIPELINES_ENDPOINT" in hint
 
 
 @pytest.mark.parametrize(("refused", "status"), [("POST /apis/v2beta1/runs", 403), ("GET /apis/v2beta1/healthz", 401)])
