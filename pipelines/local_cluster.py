@@ -48,6 +48,8 @@ _MARK = "untaint.dev/kubeflow-pipelines"
 _GIB = 2**30
 # Kubeflow Pipelines asks for 3.1 GiB, the two trainings that run at a time for 3 GiB, Kubernetes for the rest.
 _MEMORY_GIB, _CPUS = 8, 4
+# No call of a program waits longer than this; the long ones pull an image, read GitHub or carry gigabytes to the node.
+_SECONDS, _SECONDS_LONG = 120.0, 1800.0
 _PROGRAMS = {
     "docker": "https://docs.docker.com/engine/install",
     "kind": "https://kind.sigs.k8s.io/docs/user/quick-start (v0.32 or later)",
@@ -107,6 +109,7 @@ def create(write: Write, node_image: str = NODE_IMAGE) -> None:
         ["kind", "create", "cluster", "--name", CLUSTER, "--config", config, "--image", node_image, "--wait", "180s"],
         "the kind cluster",
         "`make run-local-down` clears what is left; the node image is pulled from Docker Hub once.",
+        limit_seconds=_SECONDS_LONG,
     )
 
 
@@ -133,7 +136,8 @@ def install_pipelines(write: Write, *, limit_seconds: float = 900.0, poll_second
         write(f"Kubeflow Pipelines {KFP_VERSION}: installing")
         hint = "The manifests come from GitHub, and kubectl needs git for them; look at the connection."
         for part in ("cluster-scoped-resources", "env/platform-agnostic"):
-            _run(_kubectl("apply", "-k", f"{_MANIFESTS}/{part}?ref={KFP_VERSION}"), f"its manifests, {part}", hint)
+            source = f"{_MANIFESTS}/{part}?ref={KFP_VERSION}"
+            _run(_kubectl("apply", "-k", source), f"its manifests, {part}", hint, limit_seconds=_SECONDS_LONG)
             if part == "cluster-scoped-resources":
                 _run(
                     _kubectl("wait", "--for=condition=established", "--timeout=60s", "crd/applications.app.k8s.io"),
@@ -191,7 +195,9 @@ def load_images(references: Sequence[str], write: Write) -> None:
         ClusterError: kind does not succeed.
     """
     write(f"loading {len(references)} images onto the node")
-    _run(["kind", "load", "docker-image", *references, "--name", CLUSTER], "the images on the node", "Try again.")
+    load = ["kind", "load", "docker-image", *references, "--name", CLUSTER]
+    hint = "Look whether Docker has disk left, on this machine and for the node; then try again."
+    _run(load, "the images on the node", hint, limit_seconds=_SECONDS_LONG)
 
 
 def store_keys() -> dict[str, str]:
@@ -297,7 +303,10 @@ def delete(registry: str, write: Write) -> None:
     for name in ("docker", "kind"):
         if shutil.which(name) is None:
             raise ConfigError(
-                f"the cluster {CLUSTER}", expected=f"{name} on the PATH", found="none", hint=_PROGRAMS[name]
+                f"the cluster {CLUSTER}",
+                expected=f"{name} on the PATH",
+                found="none",
+                hint=f"Install it from {_PROGRAMS[name]}.",
             )
     if CLUSTER in _run(["kind", "get", "clusters"], "kind", "Look whether Docker runs.").split():
         _run(["kind", "delete", "cluster", "--name", CLUSTER], "the kind cluster", "Try again.")
@@ -350,18 +359,28 @@ def _stuck(pods: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _run(command: Sequence[str], what: str, hint: str, given: str | None = None) -> str:
-    """Standard output of a program; what it said last is told when it does not succeed."""
-    done = subprocess.run(  # noqa: S603 - a list of our own arguments, no shell
-        command, input=given, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        verb = next((word for word in command[1:] if not word.startswith("-") and word != f"kind-{CLUSTER}"), "")
-        raise ClusterError(
-            what,
-            expected=f"`{command[0]} {verb}` to succeed",
-            found=f"exit code {done.returncode}: {' | '.join(said[-5:])[-800:] or 'it said nothing'}",
-            hint=hint,
+def _run(
+    command: Sequence[str], what: str, hint: str, given: str | None = None, limit_seconds: float | None = None
+) -> str:
+    """Standard output of a program; what it said last is told when it does not succeed, or not in time."""
+    limit = _SECONDS if limit_seconds is None else limit_seconds
+    try:
+        done = subprocess.run(  # noqa: S603 - a list of our own arguments, no shell
+            command, input=given, capture_output=True, text=True, check=False, timeout=limit
         )
-    return done.stdout
+    except subprocess.TimeoutExpired as problem:
+        # Bytes even where text was asked for.
+        parts = [part.decode(errors="replace") for part in (problem.stdout, problem.stderr) if part]
+        found, said = f"it did not end within {limit:.0f} s", "".join(parts)
+    else:
+        if not done.returncode:
+            return done.stdout
+        found, said = f"exit code {done.returncode}", done.stdout + done.stderr
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    verb = next((word for word in command[1:] if not word.startswith("-") and word != f"kind-{CLUSTER}"), "")
+    raise ClusterError(
+        what,
+        expected=f"`{command[0]} {verb}` to succeed",
+        found=f"{found}: {' | '.join(lines[-5:])[-800:] or 'it said nothing'}",
+        hint=hint,
+    )

@@ -33,7 +33,7 @@ from pipelines.training import STAGES
 from tests.fakes.kfp_api import FakeKfp
 
 STAND_IN = r"""#!PYTHON -IS
-import json, os, pathlib, re, socket, sys, threading
+import json, os, pathlib, re, socket, sys, threading, time
 state = pathlib.Path(os.environ["STAND_IN_STATE"])
 program, arguments = pathlib.Path(sys.argv[0]).name, sys.argv[1:]
 line = " ".join([program, *arguments])
@@ -43,6 +43,9 @@ with open(state / "calls.jsonl", "a") as log:
 for pattern in (state / "refuse").read_text().splitlines():
     if re.search(pattern, line):
         sys.exit(f"refused: {pattern}")
+if any(re.search(pattern, line) for pattern in (state / "hang").read_text().splitlines()):
+    print("still at it", flush=True)
+    time.sleep(60)
 values = json.loads((state / "values.json").read_text())
 if "port-forward" in arguments:
     here, there = arguments[-1].split(":")
@@ -93,7 +96,11 @@ class Machine:
             "get secret mlpipeline-minio-artifact": json.dumps({"data": {}}),
             "get deployments": json.dumps({"items": [deployment("ml-pipeline", True), deployment("mysql", True)]}),
         }
+        self.hang()
         self.refuse()
+
+    def hang(self, *patterns: str) -> None:
+        (self.state / "hang").write_text("\n".join(patterns))
 
     def refuse(self, *patterns: str) -> None:
         (self.state / "refuse").write_text("\n".join(patterns))
@@ -270,6 +277,28 @@ def test_a_step_that_is_refused_stops_there_and_is_named(
         assert f"refused: {step}" in answer.stderr
 
 
+@pytest.mark.parametrize(
+    ("step", "limit", "says"),
+    [
+        ("docker info", "_SECONDS", "Docker's engine"),
+        ("get secret", "_SECONDS", "the keys of the object store"),
+        ("kind create", "_SECONDS_LONG", "the kind cluster"),
+        ("platform-agnostic", "_SECONDS_LONG", "its manifests, env/platform-agnostic"),
+        ("kind load", "_SECONDS_LONG", "the images on the node"),
+    ],
+)
+def test_a_step_that_never_ends_is_given_up_and_named(
+    machine: Machine, cluster: FakeKfp, monkeypatch: pytest.MonkeyPatch, step: str, limit: str, says: str
+) -> None:
+    machine.hang(step)
+    monkeypatch.setattr(f"pipelines.local_cluster.{limit}", 2.0)
+    answer = run_local()
+    assert answer.exit_code == ClusterError.exit_code, answer.output
+    assert answer.stderr.splitlines()[0] == f"problem:    ClusterError: {says}"
+    assert "it did not end within 2 s: still at it" in answer.stderr
+    assert step in machine.calls[-1]
+
+
 def test_a_build_that_stops_is_told(machine: Machine, cluster: FakeKfp) -> None:
     machine.refuse("docker build .*--target split")
     answer = run_local()
@@ -353,6 +382,17 @@ def test_what_is_stuck_is_said_when_the_time_is_up(machine: Machine, monkeypatch
 def test_a_wrong_option_stops_before_anything_is_made(machine: Machine) -> None:
     assert run_local("--poison-rate", "2").exit_code == ConfigError.exit_code
     assert run_local("--profile", "tpu").exit_code == ConfigError.exit_code
+    assert run_local("--run-id", "../../r1").exit_code == ConfigError.exit_code
+    assert run_local("--dataset", "parquet:/data/pets").exit_code == ConfigError.exit_code
+    assert machine.calls == []
+
+
+def test_down_without_kind_says_where_to_get_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine.programs / "kind").unlink()
+    monkeypatch.setenv("PATH", str(machine.programs))
+    answer = called("run-local-down")
+    assert answer.exit_code == ConfigError.exit_code
+    assert "Install it from https://kind.sigs.k8s.io" in answer.stderr
     assert machine.calls == []
 
 
