@@ -29,24 +29,26 @@ VERSIONS = ("1.33", "1.36")
 _SKIPPED_POLICIES = "CKV_DOCKER_2,CKV_DOCKER_7"
 
 
-def own(folder: Path, overlay: str) -> tuple[list[str], str]:
+def own(folder: Path, overlay: str, profile_name: str = "") -> tuple[list[str], str]:
     """Findings of this project's own checks in an overlay, and what it renders to.
 
     Args:
         folder: Folder with the kustomization.
-        overlay: Its name, one of ``OVERLAYS``.
+        overlay: Its name.
+        profile_name: The profile that runs on it; may be left out for one of ``OVERLAYS``.
     """
     try:
         documents = manifests.render(folder)
     except ValueError as problem:
         return [str(problem)], ""
-    profile = load_profile(OVERLAYS[overlay])
+    profile = load_profile(profile_name or OVERLAYS[overlay])
     found = [
         *manifests.labels(documents),
         *manifests.privileges(documents),
         *manifests.secrets(documents),
         *manifests.references(documents, overlay, profile),
         *manifests.network(documents, profile),
+        *manifests.ways(documents),
         *manifests.grants(documents, profile),
     ]
     return found, yaml.safe_dump_all(documents)
@@ -94,8 +96,13 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 @click.option(
     "--tools", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True, help="bin folder."
 )
-def main(tools: Path) -> None:
+@click.option("--overlay", type=click.Path(file_okay=False, exists=True, path_type=Path), help="One of your own.")
+@click.option("--profile", default="gpu", show_default=True, help="With --overlay: the profile that runs on it.")
+def main(tools: Path, overlay: Path | None, profile: str) -> None:
     """Check the manifests and the Dockerfile."""
+    overlays = {name: (ROOT / "overlays" / name, OVERLAYS[name]) for name in OVERLAYS}
+    if overlay is not None:
+        overlays = {overlay.resolve().name: (overlay, profile)}
     count = 0
 
     def tell(what: str, found: list[str]) -> None:
@@ -106,16 +113,16 @@ def main(tools: Path) -> None:
             click.echo(f"  {line}")
 
     tell("kind-cluster.yaml", manifests.kind_config(yaml.safe_load((ROOT / "kind-cluster.yaml").read_text())))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         try:
-            for overlay in OVERLAYS:
-                found, text = own(ROOT / "overlays" / overlay, overlay)
-                tell(f"overlay {overlay}", found)
-                file = folder / f"{overlay}.yaml"
+            for name, (place, its_profile) in overlays.items():
+                found, text = own(place, name, its_profile)
+                tell(f"overlay {name}", found)
+                file = folder / f"{name}.yaml"
                 file.write_text(text)
                 if text:
-                    tell(f"overlay {overlay}, schemas of {' and '.join(VERSIONS)}", schema(tools, file))
+                    tell(f"overlay {name}, schemas of {' and '.join(VERSIONS)}", schema(tools, file))
         except manifests.NoRenderer as problem:
             click.echo(f"NOT CHECKED: the manifests; {problem}")
         images = ROOT.parent / "docker" / "Dockerfile"

@@ -7,24 +7,45 @@ cluster shows those hours later. Each function returns its findings as lines of 
 from __future__ import annotations
 
 import ipaddress
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from pipelines.profiles import Profile, bytes_of, cores_of
 
-__all__ = ["NoRenderer", "grants", "kind_config", "labels", "network", "privileges", "references", "render", "secrets"]
+__all__ = [
+    "NoRenderer",
+    "grants",
+    "kind_config",
+    "labels",
+    "network",
+    "privileges",
+    "references",
+    "render",
+    "secrets",
+    "ways",
+]
 
 Document = dict[str, Any]
 
 _LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "part-of", "component", "managed-by"))
-# Objects of Kubeflow Pipelines, by overlay: what it brings itself, and what run-local makes from that.
-_ELSEWHERE = {
-    "kind": {("Secret", "untaint-s3"), ("Secret", "mlpipeline-minio-artifact"), ("Namespace", "kubeflow")},
+# What Kubeflow Pipelines brings itself, in its own namespace.
+_OF_PIPELINES = {("Namespace", "kubeflow"), ("Secret", "mlpipeline-minio-artifact")}
+# For `kind`, run-local makes the store's secret; for an overlay of somebody's own, a secret manager may.
+_BRING_THEIR_SECRET = ("gpu", "eks-irsa")
+# The ways out that a run needs, each as peer and port; docs/kubernetes.md says what for.
+_WAYS = {
+    *(("pods k8s-app=kube-dns of kube-system", protocol, 53) for protocol in ("UDP", "TCP")),
+    *(("pods app=ml-pipeline of kubeflow", "TCP", port) for port in (8887, 8888)),
+    ("pods component=metadata-grpc-server of kubeflow", "TCP", 8080),
+    # Beside an S3 outside of the cluster, the API server of Kubernetes.
+    *(("addresses", "TCP", port) for port in (443, 6443)),
 }
 _POD_LABELS = {"app.kubernetes.io/name": "untaint", "app.kubernetes.io/part-of": "untaint"}
 _KIND_FIELDS = {
@@ -102,8 +123,10 @@ def secrets(documents: Iterable[Document]) -> list[str]:
 def references(documents: Sequence[Document], overlay: str, profile: Profile) -> list[str]:
     """Names that nothing defines: in role bindings, in the launcher's configuration, in roles and in the profile."""
     known = {(document["kind"], document["metadata"]["name"]) for document in documents}
-    known |= _ELSEWHERE.get(overlay, set())
     spaces = {document["metadata"].get("namespace") for document in documents} - {None}
+    known |= _OF_PIPELINES if "kubeflow" in spaces else set()
+    if profile.s3.secret and overlay not in _BRING_THEIR_SECRET:
+        known.add(("Secret", profile.s3.secret))
     found = [f"namespace {space} is not defined" for space in spaces if ("Namespace", space) not in known]
     if len(spaces) > 1:
         found.append(f"objects in several namespaces: {sorted(spaces)}")
@@ -166,6 +189,46 @@ def network(documents: Iterable[Document], profile: Profile) -> list[str]:
     if not covered:
         found.append("no network policy covers the stages' pods")
     return found
+
+
+def ways(documents: Sequence[Document]) -> list[str]:
+    """Ways out of the stages' pods that a run needs and no policy opens, and those that are open and none needs."""
+    policies = [document for document in documents if document["kind"] == "NetworkPolicy"]
+    free = {
+        (_peer(peer, document["metadata"]["namespace"]), port.get("protocol", "TCP"), port.get("port", 0))
+        for document in policies
+        for rule in document["spec"].get("egress", [])
+        for peer in rule.get("to", [])
+        for port in rule.get("ports", [])
+    }
+    needed, extra = set(_WAYS), free - _WAYS
+    endpoints = [document.get("data", {}).get("AWS_ENDPOINT_URL") for document in documents]
+    store = urlsplit(next(filter(None, endpoints), "https://s3.amazonaws.com"))
+    found = []
+    if inside := re.fullmatch(r"[^.]+\.([^.]+)\.svc(\..*)?", store.hostname or ""):
+        # Which pods stand behind the service, and at which port, is not to be seen from here.
+        to_store = {way for way in extra if way[0].endswith(f" of {inside[1]}")}
+        if not to_store:
+            found.append(f"no policy lets the stages reach the store's pods in namespace {inside[1]}")
+        extra -= to_store
+    else:
+        way = ("addresses", "TCP", store.port or {"http": 80}.get(store.scheme, 443))
+        needed.add(way)
+        extra -= {way}
+    found += [f"no policy lets the stages reach {peer} at {kind} {port}" for peer, kind, port in sorted(needed - free)]
+    found += [f"no stage needs to reach {peer} at {kind} {port}" for peer, kind, port in sorted(extra)]
+    return found
+
+
+def _peer(peer: Mapping[str, Any], own: str) -> str:
+    if "ipBlock" in peer:
+        return "addresses"
+    labels = peer.get("podSelector", {}).get("matchLabels", {})
+    chosen = ",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "all"
+    spaces = peer.get("namespaceSelector")
+    if spaces is not None:
+        own = spaces.get("matchLabels", {}).get("kubernetes.io/metadata.name", "all namespaces")
+    return f"pods {chosen} of {own}"
 
 
 def _rule_faults(rule: Mapping[str, Any]) -> Iterator[str]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
+import subprocess
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from k8s.checks import manifests
-from k8s.checks.__main__ import OVERLAYS, dockerfile, own, policies, schema
+from k8s.checks.__main__ import OVERLAYS, dockerfile, main, own, policies, schema
 from pipelines.profiles import load_profile
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +44,70 @@ def test_an_overlay_has_no_finding(overlay: str) -> None:
 
 
 def test_every_overlay_is_checked() -> None:
-    assert set(OVERLAYS) == {path.name for path in (K8S / "overlays").iterdir()}
+    # The guide has a cluster's owner write one named `mine`, which git does not see.
+    assert set(OVERLAYS) == {path.name for path in (K8S / "overlays").iterdir()} - {"mine"}
+
+
+def copied(folder: Path, overlay: str) -> Path:
+    """A copy of an overlay for somebody's own values, beside a copy of the base."""
+    shutil.copytree(K8S / "base", folder / "base")
+    return Path(shutil.copytree(K8S / "overlays" / overlay, folder / "overlays" / "mine"))
+
+
+def stand_ins(folder: Path) -> Path:
+    """Tools that find nothing, and record what they were given; the real ones have tests of their own."""
+    folder.mkdir()
+    said = {"kubernetes-validate": "INFO 1 passed x", "checkov": "Passed checks: 9, Failed checks: 0", "hadolint": ""}
+    for name, text in said.items():
+        (folder / name).write_text(
+            f"#!/bin/sh\necho \"{name} $*\" >> {folder}/calls\n[ -z '{text}' ] || echo '{text}'\n"
+        )
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_an_overlay_of_ones_own_is_checked_with_its_profile(tmp_path: Path) -> None:
+    place, tools = copied(tmp_path, "kind"), stand_ins(tmp_path / "tools")
+    arguments = ["--tools", str(tools), "--overlay", str(place)]
+    good = CliRunner().invoke(main, [*arguments, "--profile", "cpu"])
+    assert good.exit_code == 0, good.output
+    assert "overlay mine: ok" in good.output
+    assert "overlay gpu" not in good.output
+    (place / "store.yaml").write_text(
+        (K8S / "base" / "store.yaml").read_text().replace("example.com", "example.com:9443")
+    )
+    bad = CliRunner().invoke(main, [*arguments, "--profile", "cpu"])
+    assert bad.exit_code == 1
+    assert "no policy lets the stages reach addresses at TCP 9443" in bad.output
+    assert "mine.yaml" in (tools / "calls").read_text()
+
+
+def test_the_overlay_that_the_guide_shows_has_no_finding(tmp_path: Path) -> None:
+    shutil.copytree(K8S / "base", tmp_path / "base")
+    shutil.copytree(K8S / "overlays" / "gpu", tmp_path / "overlays" / "gpu")
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.DOTALL)
+    place = tmp_path / "overlays" / "mine"
+    place.mkdir()
+    (place / "kustomization.yaml").write_text(textwrap.dedent(shown))
+    found, text = own(place, "mine", "gpu")
+    assert found == []
+    documents = list(yaml.safe_load_all(text))
+    assert {document["metadata"]["namespace"] for document in documents} == {"kubeflow"}
+    assert not {document["kind"] for document in documents} & {"Namespace", "ResourceQuota", "LimitRange", "Secret"}
+    assert rules(documents)[1]["resourceNames"] == ["untaint-s3", "mlpipeline-minio-artifact"]
+
+
+def test_make_check_leaves_out_no_check_for_want_of_kubectl(tmp_path: Path) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("needs make")
+    for name in ("sh", "awk"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    # Only said, not done: -n goes through the makes that make calls.
+    done = subprocess.run([make, "-n", "check"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].startswith(".venv/bin/python -m k8s.checks --tools")
+    assert "command -v kubectl" not in done.stdout
 
 
 def one(documents: Documents, kind: str, name: str = "") -> dict[str, Any]:
@@ -53,6 +120,12 @@ def rules(documents: Documents) -> list[dict[str, Any]]:
 
 def egress(documents: Documents) -> list[dict[str, Any]]:
     return list(one(documents, "NetworkPolicy")["spec"]["egress"])
+
+
+def egress_of(documents: Documents) -> list[dict[str, Any]]:
+    """The policy's own list, to take rules out of."""
+    rules_out: list[dict[str, Any]] = one(documents, "NetworkPolicy")["spec"]["egress"]
+    return rules_out
 
 
 Plant = Callable[[Documents], object]
@@ -98,6 +171,27 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
         "is not inside 10.0.0.0/8",
     ),
     "no block": (lambda d: egress(d)[-1]["to"][0]["ipBlock"].update(cidr="10.0.0.1/8"), "has host bits set"),
+    "no way to DNS": (lambda d: egress_of(d).pop(0), "reach pods k8s-app=kube-dns of kube-system at UDP 53"),
+    "DNS by TCP only": (lambda d: egress(d)[0]["ports"].pop(0), "kube-dns of kube-system at UDP 53"),
+    "no way to the API of KFP": (lambda d: egress_of(d).pop(1), "reach pods app=ml-pipeline of kubeflow at TCP 8887"),
+    "no way to the metadata": (lambda d: egress_of(d).pop(2), "component=metadata-grpc-server of kubeflow at TCP 8080"),
+    "no way to the store": (lambda d: egress_of(d).pop(3), "no policy lets the stages reach addresses at TCP 443"),
+    "another port of the store": (
+        lambda d: one(d, "ConfigMap", "s3")["data"].update(AWS_ENDPOINT_URL="https://s3.example.com:9443"),
+        "no policy lets the stages reach addresses at TCP 9443",
+    ),
+    "store in the cluster": (
+        lambda d: one(d, "ConfigMap", "s3")["data"].update(AWS_ENDPOINT_URL="http://store.data.svc:9000"),
+        "reach the store's pods in namespace data",
+    ),
+    "a port too many": (
+        lambda d: egress(d)[-1]["ports"].append({"protocol": "TCP", "port": 22}),
+        "no stage needs to reach addresses at TCP 22",
+    ),
+    "all pods": (
+        lambda d: egress(d)[1].update(to=[{"namespaceSelector": {}}]),
+        "no stage needs to reach pods all of all namespaces at TCP 8887",
+    ),
     "incoming": (lambda d: one(d, "NetworkPolicy")["spec"].update(ingress=[{}]), "nothing has to reach a stage"),
     "quota of GPUs": (
         lambda d: one(d, "ResourceQuota")["spec"]["hard"].update({"requests.nvidia.com/gpu": "1"}),
@@ -130,7 +224,7 @@ def test_a_planted_mistake_is_found(rendered: dict[str, Documents], mistake: str
     found = [
         *manifests.labels(documents), *manifests.privileges(documents), *manifests.secrets(documents),
         *manifests.references(documents, "gpu", profile), *manifests.network(documents, profile),
-        *manifests.grants(documents, profile),
+        *manifests.ways(documents), *manifests.grants(documents, profile),
     ]  # fmt: skip
     assert any(says in line for line in found), found
 
@@ -161,6 +255,13 @@ def test_kind_gets_nothing_that_would_touch_kubeflow_pipelines_itself(rendered: 
     kinds = {document["kind"] for document in rendered["kind"]}
     assert not kinds & {"Namespace", "ResourceQuota", "LimitRange", "Secret"}
     assert {document["metadata"]["namespace"] for document in rendered["kind"]} == {"kubeflow"}
+
+
+def test_kind_reaches_the_store_of_kubeflow_pipelines_through_its_pods(rendered: dict[str, Documents]) -> None:
+    documents = copy.deepcopy(rendered["kind"])
+    assert manifests.ways(documents) == []
+    egress_of(documents).pop()
+    assert manifests.ways(documents) == ["no policy lets the stages reach the store's pods in namespace kubeflow"]
 
 
 def test_no_overlay_keeps_data_in_volumes(rendered: dict[str, Documents]) -> None:
