@@ -12,6 +12,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ _GIB = 2**30
 _MEMORY_GIB, _CPUS = 8, 4
 # No call of a program waits longer than this; the long ones pull an image, read GitHub or carry gigabytes to the node.
 _SECONDS, _SECONDS_LONG = 120.0, 1800.0
+_REOPEN_SECONDS = 1.0
 _PROGRAMS = {
     "docker": "https://docs.docker.com/engine/install",
     "kind": "https://kind.sigs.k8s.io/docs/user/quick-start (v0.32 or later)",
@@ -251,6 +253,9 @@ def apply_overlay(keys: dict[str, str], write: Write) -> None:
 def forwarded(service: str, port: int, *, limit_seconds: float = 30.0) -> Iterator[int]:
     """A port of this machine, on loopback, that leads to a service of the cluster, inside the block.
 
+    ``kubectl port-forward`` ends when the pod behind it does, or when a connection breaks; once the way was open, it is
+    opened again, so that a run of hours is not lost sight of.
+
     Args:
         service: Name of the service.
         port: Its port.
@@ -263,9 +268,19 @@ def forwarded(service: str, port: int, *, limit_seconds: float = 30.0) -> Iterat
         probe.bind(("127.0.0.1", 0))
         here = int(probe.getsockname()[1])
     command = _kubectl("-n", NAMESPACE, "port-forward", "--address=127.0.0.1", f"svc/{service}", f"{here}:{port}")
-    forward = subprocess.Popen(  # noqa: S603 - a list of our own arguments, no shell
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    forward, lock, over = _silent(command), threading.Lock(), threading.Event()
+
+    def keep_open() -> None:
+        nonlocal forward
+        while True:
+            forward.wait()
+            if over.wait(_REOPEN_SECONDS):
+                return
+            with lock:
+                if over.is_set():
+                    return
+                forward = _silent(command)
+
     try:
         deadline = time.monotonic() + limit_seconds
         while True:
@@ -279,14 +294,21 @@ def forwarded(service: str, port: int, *, limit_seconds: float = 30.0) -> Iterat
                     hint=f"Try it by hand: {' '.join(command)}",
                 )
             time.sleep(0.1)
+        threading.Thread(target=keep_open, daemon=True).start()
         yield here
     finally:
+        with lock:
+            over.set()
         forward.terminate()
         try:
             forward.wait(timeout=5)
         except subprocess.TimeoutExpired:
             forward.kill()
             forward.wait()
+
+
+def _silent(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
 
 def delete(registry: str, write: Write) -> None:

@@ -7,15 +7,18 @@ Pipelines API through a port-forward that forwards, and the result comes from a 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import boto3
 import pytest
@@ -27,7 +30,7 @@ from components.common.contracts.errors import ConfigError, ResourceError
 from components.common.storage.embedded import EmbeddedStore
 from components.common.storage.publish import LocalObject, publish
 from components.common.storage.store import Store
-from pipelines.local_cluster import KFP_VERSION, NODE_IMAGE
+from pipelines.local_cluster import KFP_VERSION, NODE_IMAGE, forwarded
 from pipelines.server import ClusterError
 from pipelines.training import STAGES
 from tests.fakes.kfp_api import FakeKfp
@@ -56,6 +59,9 @@ if "port-forward" in arguments:
             b.sendall(data)
         b.shutdown(socket.SHUT_WR)
     while True:
+        if (state / "drop").exists():
+            (state / "drop").unlink()
+            sys.exit("lost connection to pod")
         near, _ = server.accept()
         far = socket.create_connection(target)
         for pair in ((near, far), (far, near)):
@@ -244,6 +250,34 @@ def test_a_run_that_does_not_succeed_ends_with_1_and_says_how_to_go_on(machine: 
     assert "stage unlearn: failed" in answer.output
     assert "untaint run-local --run-id r1" in answer.output
     assert not [call for call in machine.calls if "svc/seaweedfs" in call]
+
+
+def test_a_forward_that_ends_is_opened_again_and_ends_with_the_block(
+    machine: Machine, cluster: FakeKfp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.local_cluster._REOPEN_SECONDS", 0.1)
+
+    def answers(port: int) -> bool:
+        with contextlib.suppress(OSError):
+            return bool(urlopen(f"http://127.0.0.1:{port}/apis/v2beta1/healthz", timeout=5).read())
+        return False
+
+    def until(wanted: bool, port: int) -> bool:
+        deadline = time.monotonic() + 20
+        while answers(port) != wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return answers(port) == wanted
+
+    with forwarded("ml-pipeline", 8888) as port:
+        assert until(True, port)
+        (machine.state / "drop").touch()
+        # The one that is served now is its last.
+        answers(port)
+        assert until(True, port)
+        assert len([call for call in machine.calls if "port-forward" in call]) == 2
+    assert until(False, port)
+    time.sleep(0.5)
+    assert len([call for call in machine.calls if "port-forward" in call]) == 2
 
 
 @pytest.mark.parametrize(
