@@ -388,7 +388,7 @@ def test_identical_samples_are_told(tmp_path: Path, read: Read) -> None:
 
 def test_there_is_no_drop(tmp_path: Path, store: Store, read: Read) -> None:
     with pytest.raises(DataError, match="class folders of images, Parquet shards"):
-        read(tmp_path / "none")
+        read(_made(tmp_path / "none"))
     with pytest.raises(DataError, match="found no files"):
         read(join(store.root, "none"), folders(store))
     with pytest.raises(ConfigError, match="drop:<folder or s3 prefix>"):

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from components.common.contracts.errors import DataError
 from components.common.datasets import _drop_lists as lists
 from components.common.datasets import _drop_shards as shards
+from components.common.datasets._drop_apart import Apart
 from components.common.datasets._drop_sources import LINK, Folder, printable, unsafe
 
 __all__ = ["Catalogue", "Rejected", "read_catalogue"]
@@ -30,6 +31,7 @@ _LISTS = ("index.parquet", "index.csv")
 # How the cleaned index of shards names a row; more digits than a shard may have rows.
 _SHARD_ROW = r"^(?P<file>.+\.parquet)#row=(?P<row>[0-9]{1,7})$"
 _ROW_BITS = 24
+_PAIR_BITS = 32
 _GIVEN = {"train": 0, "holdout": 1}
 
 
@@ -204,9 +206,10 @@ def _listed(folder: Folder, keys: pa.Array, sizes: npt.NDArray[np.int64], scratc
         if codes is None:
             continue
         bad = np.flatnonzero(good_row & ~good[codes])
-        rejected += [
-            Rejected(printable(names[listed.key_of[row]]), word, printable(repr(values[codes[row]]))) for row in bad
-        ]
+        # Every different mention is told once: a list of kilobytes can repeat one millions of times.
+        for pair in np.unique(listed.key_of[bad].astype(np.int64) << _PAIR_BITS | codes[bad]).tolist():
+            key, value = names[pair >> _PAIR_BITS], values[pair & (1 << _PAIR_BITS) - 1]
+            rejected.append(Rejected(printable(key), word, lists.shown(value)))
         good_row &= good[codes]
     # Copies of a label's text that differ in nothing but surrounding blanks are one class.
     texts = [(label or "").strip() for label in listed.labels]
@@ -261,14 +264,15 @@ def _sharded(folder: Folder, keys: pa.Array, sizes: npt.NDArray[np.int64], scrat
     rejected: list[Rejected] = []
     parts: list[tuple[int, shards.ShardLabels]] = []
     bad_files = 0
-    for position, key in enumerate(keys.to_pylist()):
-        read = shards.read_shard_labels(folder, key, scratch)
-        if isinstance(read, tuple):
-            rejected.append(Rejected(key, read[0], printable(read[1])))
-            bad_files += 1
-            continue
-        rejected += [Rejected(f"{key}#row={row}", reason, printable(detail)) for row, reason, detail in read.rejected]
-        parts.append((position, read))
+    with Apart() as apart:
+        for position, key in enumerate(keys.to_pylist()):
+            read = shards.read_shard_labels(folder, key, scratch, apart)
+            if isinstance(read, tuple):
+                rejected.append(Rejected(key, read[0], printable(read[1])))
+                bad_files += 1
+                continue
+            rejected += [Rejected(f"{key}#row={row}", reason, printable(text)) for row, reason, text in read.rejected]
+            parts.append((position, read))
     texts = [name for _, part in parts for name in part.names]
     starts = np.cumsum([0, *(len(part.names) for _, part in parts)])
     codes = [part.codes + start for (_, part), start in zip(parts, starts, strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from components.common.contracts.errors import DataError
+from components.common.datasets import _parquet_files as files
+from components.common.datasets._drop_apart import Apart, EndedError
 from components.common.datasets._drop_sources import Folder, printable
 
-__all__ = ["MAX_LIST_ROWS", "Listed", "codes_of", "read_list"]
+__all__ = ["MAX_LIST_ROWS", "Listed", "codes_of", "is_text", "read_list", "shown"]
 
 MAX_LIST_ROWS = 50_000_000
 """Most rows of a list."""
@@ -24,6 +27,7 @@ MAX_LIST_ROWS = 50_000_000
 _BLOCK_BYTES = 8 * 2**20
 _BATCH_ROWS = 65_536
 _COLUMNS = ("key", "label", "subset")
+_SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +59,20 @@ def codes_of(column: pa.Array) -> tuple[list[Any], npt.NDArray[np.int32]]:
     return ([*values, None] if encoded.null_count else values), codes
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, or nothing at all."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)) or (
+        pa.types.is_null(kind)
+    )
+
+
+def shown(value: object) -> str:
+    """A label or subset that cannot be used, for the list of rejected samples."""
+    return printable(repr(value[:_SHOWN] if isinstance(value, str) else value))
+
+
 class _Column:
     """A growing column of codes."""
 
@@ -67,7 +85,7 @@ class _Column:
         values, codes = codes_of(column)
         places = np.empty(len(values), dtype=np.int32)
         for position, value in enumerate(values):
-            text = None if value is None else str(value)
+            text = _text(value)
             place = self._places.setdefault(text, len(self.values))
             if place == len(self.values):
                 self.values.append(text)
@@ -76,6 +94,13 @@ class _Column:
 
     def codes(self) -> npt.NDArray[np.int32]:
         return np.concatenate([np.zeros(0, np.int32), *self._codes])
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, float):
+        # Where a label is missing, pandas makes 1.0 of the others.
+        return None if math.isnan(value) else str(int(value) if value.is_integer() else value)
+    return None if value is None else str(value)
 
 
 def read_list(folder: Folder, key: str, scratch: Path) -> Listed:
@@ -87,15 +112,34 @@ def read_list(folder: Folder, key: str, scratch: Path) -> Listed:
         scratch: Folder for a local copy.
 
     Raises:
-        DataError: It is damaged, empty or too long, or lacks the columns ``key`` and ``label``.
+        DataError: It is damaged, empty or too long, or its columns are not those of a list.
     """
     subject = f"{folder.location}/{key}"
     path = folder.fetch(key, scratch)
+    try:
+        with Apart() as apart:
+            listed: Listed = apart.call(_read, path, subject)
+    except EndedError:
+        raise DataError(
+            subject,
+            expected="a whole list of keys and labels",
+            found="one at which the process that read it ended",
+            hint="Write the list again; if it is a large one, give the stage more memory.",
+        ) from None
+    finally:
+        if path.is_relative_to(scratch):
+            path.unlink()
+    return listed
+
+
+def _read(path: Path, subject: str) -> Listed:
     columns = [_Column() for _ in _COLUMNS]
     rows = 0
     try:
-        batches = _parquet(path, subject) if key.endswith(".parquet") else _csv(path, subject)
+        batches = _parquet(path, subject) if path.suffix == ".parquet" else _csv(path, subject)
         for batch in batches:
+            # pyarrow takes a damaged file's word for where in the dictionary a value stands.
+            batch.validate(full=True)
             rows += batch.num_rows
             if rows > MAX_LIST_ROWS:
                 break
@@ -109,9 +153,6 @@ def read_list(folder: Folder, key: str, scratch: Path) -> Listed:
             found=f"{type(problem).__name__}: {printable(str(problem), 200)}",
             hint="Write the list again.",
         ) from problem
-    finally:
-        if path.is_relative_to(scratch):
-            path.unlink()
     if not 0 < rows <= MAX_LIST_ROWS:
         raise DataError(
             subject,
@@ -143,16 +184,25 @@ def _parquet(path: Path, subject: str) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
         _require_columns(file.schema_arrow, subject)
         wanted = [name for name in _COLUMNS if name in file.schema_arrow.names]
+        for name in wanted:
+            files.check_inflation(file.metadata, name, subject, together=True)
     # Without the dictionary, a file of some kilobytes could repeat one long text a million times.
     with pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=wanted) as file:
         yield from file.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False)
 
 
 def _require_columns(schema: pa.Schema, subject: str) -> None:
-    if not {"key", "label"} <= set(schema.names):
+    names = schema.names
+    once = names.count("key") == names.count("label") == 1 and names.count("subset") <= 1
+    if not once or not all(_usable(name, schema.field(name).type) for name in _COLUMNS if name in names):
         raise DataError(
             f"{subject}, columns",
-            expected="key and label, and subset if wanted",
-            found=printable(", ".join(schema.names), 200),
-            hint="The first line of a CSV list names its columns.",
+            expected="key and label, and subset if wanted, each once; text, or numbers for the label",
+            found=printable(", ".join(f"{field.name} ({field.type})" for field in schema), 200),
+            hint="The first line of a CSV list names its columns, with commas between them.",
         )
+
+
+def _usable(name: str, kind: pa.DataType) -> bool:
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return is_text(kind) or (name == "label" and number)

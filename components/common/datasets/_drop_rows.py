@@ -167,8 +167,8 @@ class Rows:
         labels = np.array([place.get(name, -1) for name in other.class_names] or [-1], np.int32)[other.labels]
         refs = other.row_ref + np.int32(self._catalogues[0].references)
         unknown = labels < 0
-        for ref in np.unique(other.row_ref[unknown]):
-            self._reject(_key_of(other, ref), "no_label", "a class that no training sample has", 0)
+        for key in other.key_array(np.unique(other.row_ref[unknown])).to_pylist():
+            self._reject(key, "no_label", "a class that no training sample has", 0)
         self.rejected_rows += int(unknown.sum())
         self._refs = np.concatenate([self._refs, refs[~unknown]])
         self._labels = np.concatenate([self._labels, labels[~unknown]])
@@ -189,8 +189,10 @@ class Rows:
             dtype=np.uint64,
             count=len(keys),
         )[self._refs]
-        for label in range(len(self._names)):
-            mine = np.flatnonzero(self._labels == label)
+        by_label = np.argsort(self._labels, kind="stable")
+        for mine in np.split(by_label, np.searchsorted(self._labels[by_label], np.arange(1, len(self._names)))):
+            if not len(mine):
+                continue
             ranked = np.sort(order[mine])
             wanted = max(1, round((share or _DEFAULT_HOLDOUT) * len(mine)))
             chosen = order[mine] <= ranked[min(wanted, len(mine)) - 1]
@@ -219,9 +221,11 @@ class Rows:
             refs = (np.flatnonzero(weight[start:stop])).astype(np.int32)
             for found in decode_all(catalogue, refs, scratch, self.options.image_size):
                 drafts.add(found, start)
-                for position, (reason, detail) in found.problems.items():
-                    ref = int(found.refs[position])
-                    self._reject(_key_of(catalogue, ref), reason, detail, int(weight[start + ref]))
+                bad = found.refs[list(found.problems)]
+                keys = catalogue.key_array(bad).to_pylist()
+                rows = weight[start + bad].tolist()
+                for key, count, (reason, detail) in zip(keys, rows, found.problems.values(), strict=True):
+                    self._reject(key, reason, detail, count)
                 self.check_ratio()
             start = stop
         self._take(np.flatnonzero(drafts.shapes[self._refs, 0] > 0))
@@ -242,14 +246,12 @@ class Rows:
         in_training = np.zeros(images, dtype=bool)
         in_training[image_of[~self._holdout]] = True
         copied = in_training[image_of] & self._holdout & ~contradicts
-        for row in np.flatnonzero(contradicts):
+        for row, key, count in self._mentions(np.flatnonzero(contradicts)):
             names = f"{self._names[lowest[image_of[row]]]} and {self._names[highest[image_of[row]]]}"
-            self._reject(
-                self._key(int(row)), "label_conflict", f"labelled {self._names[self._labels[row]]}; seen: {names}"
-            )
-        for row in np.flatnonzero(copied):
+            self._reject(key, "label_conflict", f"labelled {self._names[self._labels[row]]}; seen: {names}", count)
+        for _, key, _ in self._mentions(np.flatnonzero(copied)):
             # Not held against the drop: training is none the worse for it.
-            self._reject(self._key(int(row)), "in_training", "the training copy stays", 0)
+            self._reject(key, "in_training", "the training copy stays", 0)
         self._take(np.flatnonzero(~contradicts & ~copied))
         self.check_ratio()
 
@@ -294,22 +296,29 @@ class Rows:
         sizes, counts = np.unique(code, return_counts=True)
         usual = int(sizes[np.argmax(counts)])
         wanted = f"{usual % 65_536}x{usual // 65_536}"
-        for row in np.flatnonzero(code != usual):
+        for row, key, count in self._mentions(np.flatnonzero(code != usual)):
             detail = f"{sides[row, 1]}x{sides[row, 0]} instead of {wanted}; image_size makes all images one size"
-            self._reject(self._key(int(row)), "other_size", detail)
+            self._reject(key, "other_size", detail, count)
         self._take(np.flatnonzero(code == usual))
         self.check_ratio()
 
     def _take(self, rows: npt.NDArray[np.int64]) -> None:
         self._refs, self._labels, self._holdout = self._refs[rows], self._labels[rows], self._holdout[rows]
 
-    def _key(self, row: int) -> str:
-        ref, first = int(self._refs[row]), self._catalogues[0]
-        if ref < first.references:
-            return _key_of(first, ref)
-        return _key_of(self._catalogues[1], ref - first.references)
+    def _mentions(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, str, int]]:
+        """Every different pair of image and label among some rows: one of its rows, its key, how many rows it has.
 
-    def _reject(self, key: str, reason: str, detail: str, rows: int = 1) -> None:
+        A list can repeat a pair millions of times, which no entry for each of them would survive.
+        """
+        pairs = self._refs[rows].astype(np.int64) << 32 | self._labels[rows]
+        _, chosen, counts = np.unique(pairs, return_index=True, return_counts=True)
+        refs, first = self._refs[rows[chosen]], self._catalogues[0]
+        keys = first.key_array(refs[refs < first.references]).to_pylist()
+        for other in self._catalogues[1:]:
+            keys += other.key_array(refs[refs >= first.references] - first.references).to_pylist()
+        return zip(rows[chosen].tolist(), keys, counts.tolist(), strict=True)
+
+    def _reject(self, key: str, reason: str, detail: str, rows: int) -> None:
         self.rejected.append(Rejected(printable(key), reason, printable(detail)))
         self.rejected_rows += rows
 
@@ -337,9 +346,3 @@ class Rows:
             f"{example.detail}",
             hint="`untaint ingest --only-check --drop …` lists them all.",
         )
-
-
-def _key_of(catalogue: Catalogue, ref: int) -> str:
-    """The key of one image of a catalogue."""
-    key: str = catalogue.key_array(np.array([ref], dtype=np.int32))[0].as_py()
-    return key

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from components.common.contracts.errors import DataError
 from components.common.datasets import _parquet_files as files
-from components.common.datasets._drop_lists import codes_of
+from components.common.datasets._drop_apart import Apart, EndedError
+from components.common.datasets._drop_lists import codes_of, is_text, shown
 from components.common.datasets._drop_sources import Folder
 from components.common.datasets.base import LocalFiles
 
@@ -44,30 +45,53 @@ class ShardLabels:
     rejected: list[tuple[int, str, str]]
 
 
-def read_shard_labels(folder: Folder, key: str, scratch: Path) -> ShardLabels | tuple[str, str]:
-    """Labels of a shard, or why there are none: reason and detail."""
+def read_shard_labels(folder: Folder, key: str, scratch: Path, apart: Apart) -> ShardLabels | tuple[str, str]:
+    """Labels of a shard, or why there are none: reason and detail.
+
+    Args:
+        folder: The drop.
+        key: The shard.
+        scratch: Folder for a local copy.
+        apart: The process that reads it.
+    """
     path = folder.fetch(key, scratch)
     try:
-        with files.opened(LocalFiles(), str(path), dictionaries=("label", "subset")) as file:
-            rows = file.metadata.num_rows
-            if not 0 < rows <= MAX_SHARD_ROWS:
-                return ("too_many_rows" if rows else "bad_shard"), f"{rows} rows, 1 to {MAX_SHARD_ROWS} are read"
-            schema = file.schema_arrow
-            files.image_column(schema, key)
-            kind = schema.field("label").type if "label" in schema.names else None
-            if kind is not None and pa.types.is_dictionary(kind):
-                kind = kind.value_type
-            if kind is None or not (pa.types.is_integer(kind) or pa.types.is_string(kind)):
-                return "bad_shard", f"no column 'label' of numbers or text, but {schema.names[:8]}"
-            names = files.class_names(schema, key)
-            subset = "subset" in schema.names
-            table = file.read(columns=["label", *(["subset"] if subset else [])], use_threads=False)
-        return _judged(table, names, key, has_subset=subset)
-    except DataError as problem:
-        return "bad_shard", f"{problem.expected} expected, found {problem.found}"
+        found: ShardLabels | tuple[str, str] = apart.call(_read, str(path), key, MAX_SHARD_ROWS)
+    except EndedError:
+        return "bad_shard", "the process that read it ended"
     finally:
         if path.is_relative_to(scratch):
             path.unlink()
+    return found
+
+
+def _read(path: str, key: str, most_rows: int) -> ShardLabels | tuple[str, str]:
+    try:
+        with files.opened(LocalFiles(), path, dictionaries=("label", "subset")) as file:
+            rows = file.metadata.num_rows
+            if not 0 < rows <= most_rows:
+                return ("too_many_rows" if rows else "bad_shard"), f"{rows} rows, 1 to {most_rows} are read"
+            schema = file.schema_arrow
+            column = files.image_column(schema, key)
+            if schema.names.count("label") != 1 or not _is_label(schema.field("label").type):
+                return "bad_shard", f"no single column 'label' of whole numbers or text, but {schema.names[:8]}"
+            names = files.class_names(schema, key)
+            subset = "subset" in schema.names
+            if subset and (schema.names.count("subset") != 1 or not is_text(schema.field("subset").type)):
+                return "bad_shard", "no single column 'subset' of text, but one of another type, or several"
+            files.check_inflation(file.metadata, f"{column}.bytes", key, together=False)
+            for name in ("label", "subset"):
+                files.check_inflation(file.metadata, name, key, together=True)
+            table = file.read(columns=["label", *(["subset"] if subset else [])], use_threads=False)
+            # pyarrow takes a damaged file's word for where in the dictionary a value stands.
+            table.validate(full=True)
+        return _judged(table, names, key, has_subset=subset)
+    except DataError as problem:
+        return "bad_shard", f"{problem.expected} expected, found {problem.found}"
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or is_text(kind)
 
 
 def _judged(table: pa.Table, names: tuple[str, ...] | None, key: str, *, has_subset: bool) -> ShardLabels:
@@ -75,7 +99,7 @@ def _judged(table: pa.Table, names: tuple[str, ...] | None, key: str, *, has_sub
     texts = [_text(value, names) for value in values]
     good = np.array([text is not None for text in texts], dtype=bool)[label_of]
     rejected = [
-        (int(row), "no_label", f"{values[label_of[row]]!r}" + (f" of {len(names)} classes" if names else ""))
+        (int(row), "no_label", shown(values[label_of[row]]) + (f" of {len(names)} classes" if names else ""))
         for row in np.flatnonzero(~good)
     ]
     by_name = key.rsplit("/", 1)[-1].startswith(_HOLDOUT_NAMES)
@@ -85,7 +109,7 @@ def _judged(table: pa.Table, names: tuple[str, ...] | None, key: str, *, has_sub
         known = np.array([{"train": 0, "holdout": 1}.get(str(value), -1) for value in subsets], dtype=np.int8)
         holdout = known[subset_of]
         rejected += [
-            (int(row), "subset", repr(subsets[subset_of[row]])) for row in np.flatnonzero(good & (holdout < 0))
+            (int(row), "subset", shown(subsets[subset_of[row]])) for row in np.flatnonzero(good & (holdout < 0))
         ]
         good &= holdout >= 0
     rows = np.flatnonzero(good)

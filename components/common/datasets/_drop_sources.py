@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
+
+from components.common.contracts.errors import DataError
 
 __all__ = ["LINK", "MAX_KEY_BYTES", "Folder", "LocalFolder", "printable", "unsafe"]
 
@@ -29,7 +32,7 @@ class Folder(Protocol):
         ...
 
     def read(self, key: str, size: int) -> bytes | None:
-        """The first ``size`` bytes of a listed file, or None if it has gone or shrunk since."""
+        """The first ``size`` bytes of a listed file, or None if it has gone or shrunk since or cannot be read."""
         ...
 
     def fetch(self, key: str, scratch: Path) -> Path:
@@ -53,27 +56,45 @@ class LocalFolder:
         return str(self._root)
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """As ``Folder.entries``."""
-        for base, folders, names in os.walk(self._root):
+        """As ``Folder.entries``.
+
+        Raises:
+            DataError: The folder, or one below it, is not there or cannot be read.
+        """
+        for base, folders, names in os.walk(self._root, onerror=_unreadable):
             folders.sort()
             for name in sorted(names + [folder for folder in folders if os.path.islink(os.path.join(base, folder))]):
                 path = Path(base, name)
-                key = path.relative_to(self._root).as_posix()
+                try:
+                    seen = path.lstat()
+                except FileNotFoundError:
+                    continue
                 # Pipes and devices would block a reader for ever.
-                yield key, path.stat().st_size if path.is_file() and not path.is_symlink() else LINK
+                yield path.relative_to(self._root).as_posix(), seen.st_size if stat.S_ISREG(seen.st_mode) else LINK
 
     def read(self, key: str, size: int) -> bytes | None:
         """As ``Folder.read``."""
         try:
             with Path(self._root, key).open("rb") as file:
                 data = file.read(size)
-        except FileNotFoundError:
+        # Also one that its owner has closed to others: it costs a sample, and not the drop.
+        except OSError:
             return None
         return data if len(data) == size else None
 
     def fetch(self, key: str, scratch: Path) -> Path:
         """As ``Folder.fetch``: the file itself."""
         return self._root / key
+
+
+def _unreadable(problem: OSError) -> None:
+    """Stops a walk that would pass over a folder without a word: nobody knows how many samples it holds."""
+    raise DataError(
+        f"drop folder {printable(os.fsdecode(problem.filename))}",
+        expected="a folder that can be read",
+        found=problem.strerror or type(problem).__name__,
+        hint="Check the path and who may read it.",
+    ) from problem
 
 
 def unsafe(key: str) -> str | None:
@@ -99,5 +120,7 @@ def unsafe(key: str) -> str | None:
 
 def printable(text: str, limit: int = 300) -> str:
     """Text for a table that people read: control characters escaped, shortened."""
+    if len(text) <= limit and text.isprintable():
+        return text
     clean = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: limit + 1])
     return clean if len(clean) <= limit else clean[:limit] + "…"

@@ -11,9 +11,6 @@ import hashlib
 import logging
 import multiprocessing
 import os
-import threading
-import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -27,6 +24,7 @@ import numpy.typing as npt
 
 from components.common.contracts import errors
 from components.common.datasets import _parquet_files as files
+from components.common.datasets._drop_apart import carried, prepare, unpacked
 from components.common.datasets._drop_catalogue import Catalogue
 from components.common.datasets._drop_sources import Folder, printable
 from components.common.datasets._images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, ImageProblem, decode
@@ -186,13 +184,13 @@ class _Pool:
             for one in again:
                 yield from self._alone(one)
             return
-        yield _judged(found)
+        yield unpacked(found)
 
     def _alone(self, chunk: Chunk) -> Iterator[Findings]:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._executor = self._start()
         try:
-            yield _judged(self._executor.submit(_work, chunk).result())
+            yield unpacked(self._executor.submit(_work, chunk).result())
         except BrokenProcessPool:
             if len(chunk.refs) > 1:
                 for half in chunk.halves():
@@ -209,13 +207,6 @@ class _Pool:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = self._start()
             yield _nothing(chunk, {0: ("crashed", "the process that decoded it ended")})
-
-
-def _judged(found: Findings | dict[str, str]) -> Findings:
-    if isinstance(found, Findings):
-        return found
-    kind: type[errors.UntaintError] = getattr(errors, found.pop("kind"))
-    raise kind(found.pop("subject"), **found)
 
 
 def _nothing(chunk: Chunk, problems: dict[int, tuple[str, str]]) -> Findings:
@@ -236,18 +227,9 @@ _state: dict[str, Any] = {}
 
 
 def _prepare(folder: Folder, drafts: str, side: int, parent: int) -> None:
-    # Pillow warns of much that is odd in hostile files; what matters is found otherwise.
-    warnings.simplefilter("ignore")
+    prepare(parent)
     draft = Path(drafts, f"{os.getpid()}.draft")
     _state.update(folder=folder, drafts=Path(drafts), side=side, draft=draft, fetchers=ThreadPoolExecutor(_FETCHERS))
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    # A parent that is killed cannot stop its workers.
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _work(chunk: Chunk) -> Findings | dict[str, str]:
@@ -255,14 +237,7 @@ def _work(chunk: Chunk) -> Findings | dict[str, str]:
         images = _shard_images(chunk) if chunk.key else _file_images(chunk.keys, chunk.sizes)
         return _decoded(chunk, images)
     except errors.UntaintError as problem:
-        # Exceptions with keyword arguments do not travel between processes.
-        return {
-            "kind": next(k.__name__ for k in type(problem).__mro__ if hasattr(errors, k.__name__)),
-            "subject": problem.subject,
-            "expected": problem.expected,
-            "found": problem.found,
-            "hint": problem.hint,
-        }
+        return carried(problem)
 
 
 def _decoded(chunk: Chunk, images: Iterator[bytes | tuple[str, str]]) -> Findings:
@@ -305,7 +280,7 @@ def _file_images(keys: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | 
         if size == 0:
             return "empty", "0 bytes"
         data = folder.read(key, size)
-        return data if data is not None else ("missing", "it has gone or shrunk since it was listed")
+        return data if data is not None else ("missing", "it has gone or shrunk since it was listed, or cannot be read")
 
     yield from _state["fetchers"].map(read, keys, sizes)
 

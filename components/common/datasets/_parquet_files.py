@@ -16,6 +16,7 @@ from components.common.datasets.base import IntRows, Source
 
 __all__ = [
     "FileLabels",
+    "check_inflation",
     "check_range",
     "class_names",
     "common_class_names",
@@ -30,6 +31,10 @@ _LABEL_COLUMN = "label"
 _INT16_MAX = 32_767
 _MAX_NAME_LENGTH = 200
 _MAX_CHUNK_BYTES = 2**31 - 1
+# Encoded images do not compress, and text that repeats is kept as a dictionary: what grows far beyond its file to more
+# than this was made to fill memory.
+_FREE_BYTES = 64 * 2**20
+_MAX_INFLATION = 100
 _BATCH_BYTES = 64 * 2**20
 _BATCH_ROWS = 1_024
 
@@ -150,7 +155,14 @@ def image_batches(source: Source, uri: str, first: int = 0, stop: int | None = N
 
 def _rows_per_batch(group: pq.RowGroupMetaData, column: str, uri: str) -> int:
     path = f"{column}.bytes"
-    chunk = next(c for i in range(group.num_columns) if (c := group.column(i)).path_in_schema == path)
+    chunk = next((c for i in range(group.num_columns) if (c := group.column(i)).path_in_schema == path), None)
+    if chunk is None:
+        raise DataError(
+            uri,
+            expected=f"a chunk of {path} in every row group",
+            found="a row group without one",
+            hint="Copy or write the file again.",
+        )
     size = chunk.total_uncompressed_size
     if size > _MAX_CHUNK_BYTES:
         raise DataError(
@@ -166,6 +178,35 @@ def _rows_per_batch(group: pq.RowGroupMetaData, column: str, uri: str) -> int:
     return int(min(_BATCH_ROWS, max(1, budget // max(1, worst))))
 
 
+def check_inflation(metadata: pq.FileMetaData, path: str, subject: str, *, together: bool) -> None:
+    """Checks, before it is read, that a column does not unfold to hundreds of times what the file holds of it.
+
+    Args:
+        metadata: The file's.
+        path: The column's path, as ``image.bytes``.
+        subject: The file, for the message.
+        together: Whether all row groups are kept in memory at once.
+
+    Raises:
+        DataError: It does.
+    """
+    sizes: list[tuple[int, int]] = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        chunks = [c for i in range(group.num_columns) if (c := group.column(i)).path_in_schema == path]
+        sizes += [(chunk.total_uncompressed_size, chunk.total_compressed_size) for chunk in chunks]
+    if together:
+        sizes = [(sum(size for size, _ in sizes), sum(stored for _, stored in sizes))]
+    for size, stored in sizes:
+        if size > max(_FREE_BYTES, _MAX_INFLATION * stored):
+            raise DataError(
+                f"{subject}, column {path}",
+                expected=f"at most {_FREE_BYTES} bytes, or {_MAX_INFLATION} times as many as are stored",
+                found=f"{stored} bytes that unfold to {size}",
+                hint="No data are known to look like this: ask where the file comes from.",
+            )
+
+
 @contextmanager
 def opened(source: Source, uri: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
     """The file, opened; whatever is wrong with it inside of the block is a DataError that names it.
@@ -175,21 +216,28 @@ def opened(source: Source, uri: str, dictionaries: Sequence[str] = ()) -> Iterat
         uri: The file.
         dictionaries: Columns of text that are read as dictionaries, so that repeated values stay small.
     """
-    with closing(source.open(uri)) as stream:
-        try:
-            names = pq.ParquetFile(stream).schema_arrow.names if dictionaries else []
-            wanted = [name for name in dictionaries if name in names]
+    try:
+        with closing(source.open(uri)) as stream:
+            schema = pq.ParquetFile(stream).schema_arrow if dictionaries else pa.schema([])
+            # Of a name that stands twice, or for a nested column, pyarrow knows no dictionary.
+            wanted = [n for n in dictionaries if schema.names.count(n) == 1 and not _nested(schema.field(n).type)]
             with pq.ParquetFile(
                 stream, page_checksum_verification=True, pre_buffer=False, read_dictionary=wanted
             ) as file:
                 yield file
-        except (pa.ArrowException, OSError) as problem:
-            raise DataError(
-                uri,
-                expected="a whole Parquet file",
-                found=f"{type(problem).__name__}: {str(problem)[:200]}",
-                hint="Copy or write the file again.",
-            ) from problem
+    # Names that are not UTF-8 are a UnicodeDecodeError.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
+        raise DataError(
+            uri,
+            expected="a whole Parquet file",
+            found=f"{type(problem).__name__}: {str(problem)[:200]}",
+            hint="Copy or write the file again.",
+        ) from problem
+
+
+def _nested(kind: pa.DataType) -> bool:
+    result: bool = pa.types.is_nested(kind)
+    return result
 
 
 def image_column(schema: pa.Schema, uri: str) -> str:
@@ -200,6 +248,10 @@ def image_column(schema: pa.Schema, uri: str) -> str:
     """
     for name in _IMAGE_COLUMNS:
         if name in schema.names:
+            # A second column by that name or path would be read with it.
+            if schema.names.count(name) > 1 or f"{name}.bytes" in schema.names:
+                found = f"several columns '{name}' or '{name}.bytes'"
+                break
             kind = schema.field(name).type
             if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
                 inner = kind.field("bytes").type

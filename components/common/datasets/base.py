@@ -246,7 +246,7 @@ def check_classes(train_labels: npt.NDArray[Any], class_names: Sequence[str], su
             f"{subject}, labels",
             expected="at least 2 classes",
             found=f"{len(class_names)}",
-            hint="A classifier needs two classes; check which column holds the label.",
+            hint="A classifier needs two classes; check the column or the folders that name them.",
         )
     empty = np.flatnonzero(np.bincount(train_labels.astype(np.int64), minlength=len(class_names)) == 0)
     if len(empty):
