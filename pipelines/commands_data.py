@@ -123,14 +123,28 @@ def ingest_command(
 
 
 def _address(text: str) -> str:
-    """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is."""
+    """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is.
+
+    Raises:
+        ConfigError: No such folder.
+    """
     if not text or "://" in text:
         return text
     try:
         float(text)
     except ValueError:
-        return str(Path(text).expanduser().absolute())
-    return text
+        path = Path(text).expanduser().absolute()
+    else:
+        return text
+    # Looked up here, so that a slip of the pen starts no run.
+    if not path.is_dir():
+        raise ConfigError(
+            f"folder {path}",
+            expected="a folder of images on this machine, or s3://bucket/prefix",
+            found="a file" if path.exists() else "nothing of that name",
+            hint="Check the path.",
+        )
+    return str(path)
 
 
 def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:

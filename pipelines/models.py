@@ -90,7 +90,7 @@ def promote(
             f"run {run_id} as champion of {name}",
             expected="; ".join(f"{gate.name}: {gate.expected}" for gate in lost),
             found="; ".join(f"{gate.name}: {gate.found}" for gate in lost),
-            hint=f"The champion stays{f': run {present[0].run_id}' if present else ''}. "
-            "--force promotes nevertheless and keeps that on record.",
+            hint=(f"The champion stays: run {present[0].run_id}. " if present else "There is no champion yet. ")
+            + "--force promotes nevertheless and keeps that on record.",
         )
     return standing

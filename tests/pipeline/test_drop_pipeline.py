@@ -144,6 +144,19 @@ def test_only_check_counts_by_reason(tmp_path: Path) -> None:
     assert "21  format" in done.output
 
 
+@pytest.mark.parametrize("option", ["--drop", "--holdout"])
+@pytest.mark.parametrize("name", ["none", "file"])
+def test_a_folder_that_is_none_starts_no_run(
+    option: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNTAINT_HOME", str(tmp_path / "home"))
+    (tmp_path / "file").write_text("x")
+    done = CliRunner().invoke(cli, ["ingest", "--drop", str(tmp_path), option, str(tmp_path / name)])
+    assert done.exit_code == ConfigError.exit_code
+    assert ("a file" if name == "file" else "nothing of that name") in str(done.output) + str(done.exception)
+    assert not (tmp_path / "home").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_an_audit_finds_the_poison_of_a_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

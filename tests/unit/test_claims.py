@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -298,3 +299,20 @@ def test_a_delivered_folder_can_be_claimed(store: Store, tmp_path: Path) -> None
         deliver(store, tmp_path, uri)
     with pytest.raises(ConfigError, match="a folder with files"):
         deliver(store, tmp_path / "_notes" / "none", f"{store.root}/drops/empty")
+
+
+@pytest.mark.parametrize("name", ["link", "cat/link.png", "cat/two\nlines.png", b"cat/\xff.png"])
+def test_nothing_from_outside_of_a_folder_is_delivered(name: str | bytes, store: Store, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "folder", tmp_path / "outside"
+    (folder / "cat").mkdir(parents=True)
+    (folder / "cat" / "1.png").write_bytes(b"x")
+    outside.mkdir()
+    (outside / "secret.png").write_bytes(b"x")
+    path = os.path.join(os.fsencode(folder), name.encode() if isinstance(name, str) else name)
+    if b"link" in path:
+        os.symlink(os.fsencode(outside if name == "link" else outside / "secret.png"), path)
+    else:
+        Path(os.fsdecode(path)).write_bytes(b"x")
+    with pytest.raises(ConfigError, match="no links"):
+        deliver(store, folder, f"{store.root}/drops/2026-11-20")
+    assert list(store.list(f"{store.root}/drops/")) == []

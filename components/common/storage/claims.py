@@ -104,7 +104,7 @@ def require_held(store: Store, name: str, claim: Claim) -> str:
             expected=f"the claim of run {claim.holder}, epoch {claim.epoch}",
             found=f"that of run {standing.holder}, epoch {standing.epoch}" if standing else "none",
             hint="This run was silent for longer than its lease and lost the drop; its result is not used. "
-            "Give longer leases with --lease-seconds if trainings are slow.",
+            "Give longer leases with `--set claim.lease_seconds=…` if trainings are slow.",
         )
     return found[1]
 

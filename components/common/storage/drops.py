@@ -161,13 +161,21 @@ def deliver(store: Store, folder: Path, drop_uri: str) -> int:
         Number of files.
 
     Raises:
-        ConfigError: Not a folder, an empty one, or the drop is there already.
+        ConfigError: Not a folder, an empty one or one with links, or the drop is there already.
         StorageError: The store cannot take it.
     """
     uri = drop_uri.rstrip("/")
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    kept = [(path.relative_to(folder).as_posix(), path) for path in paths]
-    kept = [(key, path) for key, path in kept if not _aside(key)]
+    found = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*"))]
+    found = [(key, path) for key, path in found if not _aside(key)]
+    unfit = [key for key, path in found if path.is_symlink() or not key.isprintable()]
+    if unfit:
+        raise ConfigError(
+            f"{folder}, {len(unfit)} entries",
+            expected="files and folders with printable names, and no links, which could lead out of the folder",
+            found=ascii(unfit[0])[:200],
+            hint="Put copies in the place of links, rename the others, or take them away.",
+        )
+    kept = [(key, path) for key, path in found if path.is_file()]
     if not kept:
         raise ConfigError(str(folder), expected="a folder with files", found="none", hint="Check the path.")
     if store.exists(join(uri, READY_NAME)):
