@@ -93,19 +93,31 @@ def test_digests_are_those_of_the_files(tmp_path: Path, read: Read) -> None:
         assert hashlib.sha256(Path(uri).read_bytes()).hexdigest() == digest
 
 
-def test_cifar10_in_class_folders(tmp_path: Path, read: Read) -> None:
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_cifar10_in_every_form(form: str, tmp_path: Path, read: Read) -> None:
     source = os.environ.get("UNTAINT_TEST_CIFAR10")
     if not source:
         pytest.skip("UNTAINT_TEST_CIFAR10 names no folder of CIFAR-10")
     table = pq.read_table(next(iter(sorted(Path(source).rglob("test*.parquet")))))
     column = "image" if "image" in table.column_names else "img"
-    for row, entry in enumerate(table.slice(0, 400).to_pylist()):
-        path = tmp_path / "cifar" / str(entry["label"]) / f"{row}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(entry[column]["bytes"])
-    drop = read(tmp_path / "cifar")
+    rows = [(entry[column]["bytes"], entry["label"]) for entry in table.slice(0, 400).to_pylist()]
+    root = tmp_path / "cifar"
+    if form == "shards":
+        shard(root / "a.parquet", [image for image, _ in rows], [label for _, label in rows])
+    else:
+        keys = [f"{label if form == 'folders' else 'img'}/{row:03d}.png" for row, (_, label) in enumerate(rows)]
+        for key, (image, _) in zip(keys, rows, strict=True):
+            (root / key).parent.mkdir(parents=True, exist_ok=True)
+            (root / key).write_bytes(image)
+        if form == "list":
+            parquet_list(root, list(zip(keys, (label for _, label in rows), strict=True)))
+    drop = read(root)
+    assert drop.form == form
     assert drop.shape == (3, 32, 32)
     assert (len(drop.labels), drop.rejected, len(drop.class_names)) == (400, [], 10)
+    index = index_of(drop)
+    given = {hashlib.sha256(image).hexdigest(): label for image, label in rows}
+    assert [given[digest] for digest in index["digest"]] == index["given_label"]
 
 
 # Holdout
