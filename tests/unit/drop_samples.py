@@ -112,6 +112,9 @@ def hostile() -> dict[str, tuple[bytes, str]]:
     huge_webp = b"RIFF" + struct.pack("<I", len(huge_webp)) + huge_webp
     flipped = bytearray(good["png"])
     flipped[60] ^= 0xFF
+    progressive = encode(np.full((64, 64), 128, dtype=np.uint8), "JPEG", progressive=True)
+    last = progressive.rindex(b"\xff\xda")
+    start_of_data = good["jpg"].index(b"\xff\xda") + 14
     text = b"Comment\x00\x00" + zlib.compress(bytes(200 * 2**20), 9)
     page = b"<html><script>alert(1)</script></html>"
     files = {
@@ -128,6 +131,10 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "image.gif": (encode(picture, "GIF"), "format"),
         "tiff.png": (encode(picture, "TIFF"), "format"),
         "script.png": (b"\x89PNG\r\n\x1a\n" + page, "truncated"),
+        # Each takes a decoder over the whole picture once more, for a few bytes of file.
+        "scans.jpg": (progressive[:last] + progressive[last:-2] * 150 + b"\xff\xd9", "broken"),
+        # Made for a search that takes the square of the row's length: a minute for these, months for 32 MiB.
+        "fill.jpg": (good["jpg"][:start_of_data] + b"\xff" * 60_000 + b"\xd0", "truncated"),
         "no-end.jpg": (good["jpg"][:-2], "truncated"),
     }
     for kind, data in good.items():

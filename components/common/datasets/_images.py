@@ -13,16 +13,19 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from components.common.contracts.errors import DataError
-from components.common.datasets._containers import MalformedImageError, end_of_image, kind_of, webp_size
+from components.common.datasets._containers import MalformedImageError, end_of_image, kind_of, scans_of, webp_size
 from components.common.datasets.base import Pixels
 
-__all__ = ["MAX_IMAGE_BYTES", "MAX_IMAGE_PIXELS", "Decoded", "ImageProblem", "decode"]
+__all__ = ["MAX_IMAGE_BYTES", "MAX_IMAGE_PIXELS", "MAX_SCANS", "Decoded", "ImageProblem", "decode"]
 
 MAX_IMAGE_BYTES = 32 * 2**20
 """Longest encoded image, in bytes."""
 
 MAX_IMAGE_PIXELS = 4096 * 4096
 """Most pixels that an image's header may announce. A PNG of 10 kB can announce 81 million."""
+
+MAX_SCANS = 100
+"""Most scans of a JPEG. Of 33 bytes each, a megabyte of them would take minutes to decode."""
 
 _FILES: dict[str, type[JpegImageFile | PngImageFile | WebPImageFile]] = {
     "png": PngImageFile,
@@ -85,10 +88,18 @@ def decode(
         The pixels and the digest of the bytes.
 
     Raises:
-        ImageProblem: Empty, too long, another format, too many pixels, truncated or otherwise broken, or with other
-            data behind the image while ``strict``.
+        ImageProblem: Empty, too long, another format, too many pixels or scans, truncated or otherwise broken, or with
+            other data behind the image while ``strict``.
     """
     kind = _kind(data, subject)
+    if kind == "jpeg" and scans_of(data) > MAX_SCANS:
+        raise ImageProblem(
+            "broken",
+            subject,
+            expected=f"a JPEG image of at most {MAX_SCANS} scans",
+            found=f"{scans_of(data)} scans in {len(data)} bytes",
+            hint="Store the image again from its pixels.",
+        )
     if strict:
         _check_end(data, kind, subject)
     try:
