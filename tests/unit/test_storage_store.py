@@ -154,6 +154,22 @@ def test_listing_turns_pages_and_keeps_to_its_prefix(store: Store):
     assert found[0].last_modified.tzinfo is not None
 
 
+def test_times_of_a_listing_are_read_without_the_slow_parser(store: Store, monkeypatch: pytest.MonkeyPatch):
+    uri = join(store.root, "a")
+    store.put(uri, b"x")
+
+    def slow(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a listing of 50,000 objects would spend three seconds here")
+
+    monkeypatch.setattr("dateutil.parser.parse", slow)
+    (listed,) = store.list(join(store.root, "a"))
+    monkeypatch.undo()
+    found = store.head(uri)
+    assert found is not None
+    # A head is told in another form, and to the second.
+    assert abs((listed.last_modified - found.last_modified).total_seconds()) <= 1
+
+
 def test_large_files_travel_in_parts_and_back(store: Store, tmp_path: Path):
     data = os.urandom(2 * MULTIPART_BYTES + 12_345)
     source, target, uri = tmp_path / "in", tmp_path / "out", join(store.root, "big")

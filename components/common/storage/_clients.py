@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
@@ -80,6 +81,7 @@ def _new(chosen: S3Settings, root: str) -> tuple[S3Client, QuickReader]:
     try:
         # A session of its own: the default one keeps the first credentials it saw.
         session = botocore.session.Session()
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_moment)
         client = boto3.session.Session(botocore_session=session).client("s3", config=config)
         return client, QuickReader(session, client, chosen)
     except BotoCoreError as problem:
@@ -89,6 +91,19 @@ def _new(chosen: S3Settings, root: str) -> tuple[S3Client, QuickReader]:
         raise ConfigError(
             "AWS_ENDPOINT_URL", expected="http(s)://host[:port]", found="something else", hint="Correct it."
         ) from problem
+
+
+def _moment(value: Any) -> datetime:
+    """A time as the store writes it: ISO 8601 in listings, half of whose time botocore's own reader takes."""
+    from botocore.utils import parse_timestamp
+
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        moment = parse_timestamp(value)
+    return moment
 
 
 class QuickReader:
