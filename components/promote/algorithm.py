@@ -94,6 +94,8 @@ def _canary(canary: Mapping[str, Any] | None, config: PromoteConfig) -> Gate:
         f"on {100 * config.max_canary_fired:.0f} % of the holdout or less (this trigger is tested, no other)"
     )
     if canary is None:
+        if not config.require_canary:
+            expected = "nothing: promote.require_canary is false"
         return Gate(name="canary", passed=not config.require_canary, expected=expected, found="no canary in this run")
     caught, fired = float(canary["caught"]), float(canary["fired"])
     return Gate(

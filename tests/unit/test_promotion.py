@@ -157,6 +157,9 @@ def test_the_canary_gate_claims_no_more_than_what_was_tested() -> None:
 def test_a_first_champion_can_be_asked_for_an_accuracy_and_a_canary_can_be_waived() -> None:
     assert lost(evidence(), None, min_acc=0.95) == ["accuracy"]
     assert lost(evidence(canary=None), None, require_canary=False) == []
+    # A gate that held must not read as if something had been tested.
+    waived = gates(evidence(canary=None), None, PromoteConfig(require_canary=False))[3]
+    assert waived.expected == "nothing: promote.require_canary is false"
 
 
 def test_promotions_make_a_history_and_a_rollback_is_one_more_entry(store: Store) -> None:
