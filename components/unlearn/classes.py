@@ -50,6 +50,8 @@ _CONTRADICTED = 0.0012
 _OUTSTANDING = 3.0
 # A sample passes for a member of a class that looks more like it than the median member does.
 _PASSES = 0.5
+# Fewer that pass for members of a class are none: of small classes one or two are a share that says nothing.
+_FEWEST_PASSING = 3
 # With fewer classes than this a quartile over the other ones says nothing.
 _FEWEST_CLASSES = 4
 
@@ -65,7 +67,7 @@ class ClassProbe:
             like that class than it does. Where the model contradicts the label, and forgetting showed nothing more: the
             probability of the class that it takes the sample for; 0 where that is its label.
         spread: Lower quartile over the other classes of the number of samples that pass for their members, as a share
-            of their size. To pass is to be more foreign than half of them.
+            of their size; fewer than three count as none. To pass is to be more foreign than half of them.
         mixed: Whether ``spread``, or how often the model contradicts the label, is more than resemblance explains.
     """
 
@@ -206,7 +208,8 @@ def _compare(
         reference = _log_odds(logits_of(some), label)[:, other].sort().values
         taken = resembled == other
         foreign[taken] = torch.searchsorted(reference, firmness[taken]).float() / len(reference)
-        shares.append(float((foreign[taken] > _PASSES).sum()) / len(theirs))
+        passing = int((foreign[taken] > _PASSES).sum())
+        shares.append(passing / len(theirs) if passing >= _FEWEST_PASSING else 0.0)
     spread = sorted(shares)[(len(shares) - 1) // 4]
     return ClassProbe(label=label, rows=rows, foreign=foreign, spread=spread, mixed=spread > config.spread_above)
 

@@ -41,6 +41,10 @@ __all__ = [
 _LOW, _HIGH, _BINS = -0.1, 1.0, 22
 # Standard deviation in bins of the Gaussian that smooths the counts: three tenths of a unit are what a mode spans.
 _BLUR = 1.5
+# Witnesses that the model believed before, at least; and as a share of all. Of a class that it hardly knows yet nobody
+# can show that it was spared: the repair alone teaches it, and every forgetting looks free (docs/LOG.md).
+_FEWEST_BELIEVED = 5
+_LEAST_BELIEVED = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +89,10 @@ class Probe:
     Attributes:
         proposal: What was forgotten.
         forgotten: Probability of the given label left on the isolated samples, in [0, 1].
-        retained: Share of the witnesses of the same label that keep it, among those that had it before, in [0, 1].
-        spilled: Median rise in loss of the witnesses of the same label, in the units of ``rise``.
+        retained: Share of the witnesses of the same label that keep it, among those that had it before, in [0, 1]; 0
+            where too few had it.
+        spilled: Median rise in loss of the witnesses of the same label, in the units of ``rise``; 1 where too few of
+            them had it before.
         valley: Where the rises of the label's samples fall into two kinds.
         rise: float32 [n], rise in loss, in units of the isolated samples' median rise: 0 unmoved, 1 moved like them;
             0 for samples of other labels.
@@ -223,12 +229,12 @@ def probe(
     rise = rise / rise[proposal.isolated].median().clamp_min(0.6931)
     witnesses = proposal.witnesses[labels[proposal.witnesses] == proposal.label]
     believed = witnesses[before.given_probability[witnesses] > 0.5]
+    knows = len(believed) >= max(_FEWEST_BELIEVED, _LEAST_BELIEVED * len(witnesses))
     return Probe(
         proposal=proposal,
         forgotten=float(left[proposal.isolated].mean()),
-        retained=float((left[believed] > 0.5).float().mean()) if len(believed) else 0.0,
-        # A class without witnesses has nobody to say that it was spared.
-        spilled=float(rise[witnesses].median()) if len(witnesses) else 1.0,
+        retained=float((left[believed] > 0.5).float().mean()) if knows else 0.0,
+        spilled=float(rise[witnesses].median()) if knows else 1.0,
         valley=find_valley(rise[members].numpy()),
         rise=rise,
         model=changed,

@@ -20,8 +20,15 @@ from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
 from components.unlearn.algorithm import Find, Refined, _ask_all, _cured, _levelled, _marks, refine
-from components.unlearn.classes import ClassProbe, find_contradicted, find_mapping, probe_classes, propose_foreign
-from components.unlearn.forgetting import Probe, Proposal, find_valley, joined, widen
+from components.unlearn.classes import (
+    ClassProbe,
+    _compare,
+    find_contradicted,
+    find_mapping,
+    probe_classes,
+    propose_foreign,
+)
+from components.unlearn.forgetting import Probe, Proposal, find_valley, joined, make_proposal, probe, widen
 from components.warmup.algorithm import TrainingSet, warm_up
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
@@ -176,6 +183,30 @@ def test_where_nothing_tells_the_poison_of_a_mixed_class_what_may_belong_elsewhe
     _, _, named, doubtful = _marks(torch.tensor([1, 1, 1, 1, 0]), [find], [mixed], CONFIG, 4)
     assert named.tolist() == [False, False, True, True, False]
     assert (doubtful < 1).nonzero().tolist() == [[0, 1], [2, 1], [3, 1]]
+
+
+@pytest.mark.parametrize(("strays", "mixed"), [(2, False), (3, True)])
+def test_of_a_small_class_one_or_two_strays_make_no_pattern(strays: int, mixed: bool) -> None:
+    """Class 0 of four: so many of its samples look exactly like members of each other class, the rest like nothing."""
+    members = {label: torch.arange(20) + 20 * label for label in range(4)}
+    logits = torch.zeros(80, 4)
+    for label in (1, 2, 3):
+        logits[members[label], label] = 5.0
+        logits[strays * (label - 1) : strays * label, label] = 6.0
+    found = _compare(logits.__getitem__, members, 0, CONFIG)
+    assert found.mixed is mixed
+    assert (found.spread > 0) is mixed
+
+
+def test_of_a_class_that_the_model_does_not_know_nothing_is_cheap_to_forget(many_digits) -> None:
+    """After too short a training every forgetting looks free: the repair beside it teaches what was never known."""
+    images, labels = many_digits[0][:400], many_digits[1][:400]
+    make_deterministic(0)
+    model = build_model("convnet_tiny", SPEC).eval()
+    values = np.linspace(1, 0, 400, dtype=np.float32)
+    proposal = make_proposal("early", values, labels.numpy(), 0.02, set(), CONFIG)
+    result = probe(model, images, labels, proposal, CONFIG, mirror=False, before=score(model, images, labels))
+    assert (result.retained, result.spilled) == (0.0, 1.0)
 
 
 def test_three_classes_are_too_few_to_compare(warped) -> None:
