@@ -189,9 +189,7 @@ def _ask_all(
     mixed = {found.label for found, _ in foreign}
     asked = [name for name in signals if SIGNALS[name].proposes]
 
-    num_labels = len(np.unique(labels))
-    # Elsewhere some signals are not to be asked.
-    unmixed = {int(label) for label in np.unique(labels)} - mixed
+    present = {int(label) for label in np.unique(labels)}
 
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
         # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
@@ -210,8 +208,8 @@ def _ask_all(
     for name in asked:
         # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
         # of the others may be a second trigger, and then a third.
-        settled, closed = True, unmixed if SIGNALS[name].needs_mixed else set()
-        while settled and len(done := closed | {find.label for find in finds if find.settled}) < num_labels:
+        settled, closed = True, present - mixed if SIGNALS[name].needs_mixed else set()
+        while settled and (done := closed | {find.label for find in finds if find.settled}) < present:
             settled = follow(make_proposal(name, signals[name], labels, isolation_ratio, done, config))
     return finds
 
