@@ -119,11 +119,7 @@ def rules(documents: Documents) -> list[dict[str, Any]]:
 
 
 def egress(documents: Documents) -> list[dict[str, Any]]:
-    return list(one(documents, "NetworkPolicy")["spec"]["egress"])
-
-
-def egress_of(documents: Documents) -> list[dict[str, Any]]:
-    """The policy's own list, to take rules out of."""
+    """The policy's own list of rules, to change or take out."""
     rules_out: list[dict[str, Any]] = one(documents, "NetworkPolicy")["spec"]["egress"]
     return rules_out
 
@@ -171,11 +167,11 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
         "is not inside 10.0.0.0/8",
     ),
     "no block": (lambda d: egress(d)[-1]["to"][0]["ipBlock"].update(cidr="10.0.0.1/8"), "has host bits set"),
-    "no way to DNS": (lambda d: egress_of(d).pop(0), "reach pods k8s-app=kube-dns of kube-system at UDP 53"),
+    "no way to DNS": (lambda d: egress(d).pop(0), "reach pods k8s-app=kube-dns of kube-system at UDP 53"),
     "DNS by TCP only": (lambda d: egress(d)[0]["ports"].pop(0), "kube-dns of kube-system at UDP 53"),
-    "no way to the API of KFP": (lambda d: egress_of(d).pop(1), "reach pods app=ml-pipeline of kubeflow at TCP 8887"),
-    "no way to the metadata": (lambda d: egress_of(d).pop(2), "component=metadata-grpc-server of kubeflow at TCP 8080"),
-    "no way to the store": (lambda d: egress_of(d).pop(3), "no policy lets the stages reach addresses at TCP 443"),
+    "no way to the API of KFP": (lambda d: egress(d).pop(1), "reach pods app=ml-pipeline of kubeflow at TCP 8887"),
+    "no way to the metadata": (lambda d: egress(d).pop(2), "component=metadata-grpc-server of kubeflow at TCP 8080"),
+    "no way to the store": (lambda d: egress(d).pop(3), "no policy lets the stages reach addresses at TCP 443"),
     "another port of the store": (
         lambda d: one(d, "ConfigMap", "s3")["data"].update(AWS_ENDPOINT_URL="https://s3.example.com:9443"),
         "no policy lets the stages reach addresses at TCP 9443",
@@ -260,7 +256,7 @@ def test_kind_gets_nothing_that_would_touch_kubeflow_pipelines_itself(rendered: 
 def test_kind_reaches_the_store_of_kubeflow_pipelines_through_its_pods(rendered: dict[str, Documents]) -> None:
     documents = copy.deepcopy(rendered["kind"])
     assert manifests.ways(documents) == []
-    egress_of(documents).pop()
+    egress(documents).pop()
     assert manifests.ways(documents) == ["no policy lets the stages reach the store's pods in namespace kubeflow"]
 
 
