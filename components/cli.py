@@ -146,6 +146,11 @@ def list_command(kind: str) -> None:
     for name in registry:
         paragraph = " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split())
         click.echo(f"{name:<{width}}  {paragraph.partition('. ')[0].rstrip('.')}".rstrip())
+        for key, option in getattr(registry[name], "options", {}).items():
+            bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
+            click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
+    if kind == "attacks":
+        click.echo("Set them as in --set ingest.attack_options=alpha=0.1.")
 
 
 @cli.group("store")

@@ -62,6 +62,7 @@ def inject(dataset: LoadedDataset, config: IngestConfig) -> Injected:
         target_label=config.target_label,
         cover_rate=None if config.cover_rate < 0 else config.cover_rate,
         seed=derive_seed(config.seed, "attack") % 2**31,
+        options=config.options(),
     )
     shape = dataset.images.shape[1:]
     attack = make_attack(
@@ -86,6 +87,7 @@ def inject(dataset: LoadedDataset, config: IngestConfig) -> Injected:
             "target_label": attack_config.target_label,
             "cover_rate": attack_config.cover_rate,
             "seed": attack_config.seed,
+            "options": dict(attack_config.options),
         },
     )
 

@@ -35,7 +35,7 @@ __all__ = ["IngestResult", "run_stage"]
 _SHARD_ROWS = 50_000
 _PART_ROWS = 262_144
 # Stages that defend must not know what was injected or planted, only evaluate may: see docs/architecture.md.
-_WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label", "canary_ratio")
+_WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label", "attack_options", "canary_ratio")
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,8 +120,13 @@ def main() -> int:
 
                 case = case or load_case(store, run_id, matrix.parameters(cell.attack, cell.seed))
                 figures = _comparator(cell, case)
-            label = matrix.dataset_label or matrix.dataset
-            write({**figures, "dataset": label, "poison_rate": cell.attack.poison_rate, "config_digest": cell.digest()})
+            named = {
+                "dataset": matrix.dataset_label or matrix.dataset,
+                "poison_rate": cell.attack.poison_rate,
+                "attack_options": cell.attack.options,
+                "config_digest": cell.digest(),
+            }
+            write({**figures, **named})
             share(cells)
         except Exception:
             traceback.print_exc()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib import import_module
@@ -30,12 +31,13 @@ _FILTERS = ("attack", "seed", "method")
 
 @dataclass(frozen=True, kw_only=True)
 class AttackCase:
-    """An attack of a matrix; ``poison_rate`` 0 and ``none`` belong together."""
+    """An attack of a matrix; ``poison_rate`` 0 and ``none`` belong together; ``options`` as in ``IngestConfig``."""
 
     name: str
     poison_rate: float = 0.0
     target_label: int = 0
     cover_rate: float = -1.0
+    options: str = ""
 
     def __post_init__(self) -> None:
         """Takes whole numbers, as YAML has them, for rates: cells are named by them."""
@@ -76,6 +78,8 @@ class Matrix:
         if attack.name != "none":
             given["poison_rate"] = attack.poison_rate
         own = [f"ingest.holdout_limit={self.holdout_limit}", f"ingest.cover_rate={attack.cover_rate}"]
+        if attack.options:
+            own.append(f"ingest.attack_options={attack.options}")
         parameters = apply_settings(given, [*own, *self.settings])
         check_parameters(parameters)
         return parameters
@@ -114,6 +118,9 @@ class Cell:
             stage: as_mapping(config)
             for stage, config in stage_configs(self.matrix.parameters(self.attack, self.seed)).items()
         }
+        if not configs["ingest"]["attack_options"]:
+            # What was measured before attacks could be given options was measured without any.
+            del configs["ingest"]["attack_options"]
         configs["ingest"]["dataset"] = self.matrix.dataset_label or self.matrix.dataset
         control = configs.pop("control")
         if self.method == "untaint":
@@ -154,6 +161,10 @@ def load_matrix(path: Path) -> Matrix:
         _names(path, "an attack", attack, AttackCase)
         if (attack["name"] == "none") != (not attack.get("poison_rate")):
             raise _bad(path, f"a poison_rate above 0 for '{attack['name']}', and none for 'none'", repr(attack))
+    cases = Counter((attack["name"], attack.get("poison_rate")) for attack in given["attacks"])
+    twice = [f"{name} at {rate}" for (name, rate), count in cases.items() if count > 1]
+    if twice:
+        raise _bad(path, "every attack once at a rate, for that names its cells", ", ".join(twice))
     unknown = [method for method in given["methods"] if method not in METHODS]
     if unknown:
         raise _bad(path, f"methods of {', '.join(METHODS)}", ", ".join(map(repr, unknown)))

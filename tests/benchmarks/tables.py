@@ -68,6 +68,8 @@ def _name(attack: str, rate: float, cells: Sequence[dict]) -> str:
         return "none"
     weak = {cell["seed"]: cell["undefended_asr"] for cell in cells if not is_scored(cell) and cell["undefended_asr"]}
     shown = f"{attack} {100 * rate:g} %"
+    if options := next((cell["attack_options"] for cell in cells if cell.get("attack_options")), ""):
+        shown += f", {options.replace(',', ', ').replace('=', ' ')}"
     if not weak:
         return shown
     seeds = len({cell["seed"] for cell in cells})

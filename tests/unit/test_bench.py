@@ -98,6 +98,7 @@ def test_a_filter_for_what_the_matrix_lacks_names_what_it_has(tmp_path: Path) ->
         ({"attacks": [{"name": "badnets"}]}, "poison_rate above 0"),
         ({"attacks": [{"name": "none", "poison_rate": 0.1}]}, "none for 'none'"),
         ({"attacks": [{"poison_rate": 0.1}]}, "an attack with name"),
+        ({"attacks": [{"name": "bpp", "poison_rate": 0.1, "options": o} for o in ("", "levels=2")]}, "bpp at 0.1"),
         ({"seeds": 1}, "a list under seeds"),
     ],
 )
@@ -125,6 +126,17 @@ def test_a_measured_cell_is_left_alone_until_its_settings_change(tmp_path: Path,
     assert longer[1].state() == "stale"
     other = list(selected(tiny(tmp_path, set=["control.epochs=2", "unlearn.steps=7"]), {}))
     assert other[1].state() == "measured", "what only the pipeline uses does not touch a comparator"
+
+
+def test_options_of_an_attack_make_another_cell_and_none_leave_it_as_it_was(tmp_path: Path, results: Path) -> None:
+    def digests(**more: str) -> list[str]:
+        matrix = tiny(tmp_path, attacks=[{"name": "bpp", "poison_rate": 0.1, **more}])
+        return [one.digest() for one in selected(matrix, {})]
+
+    assert digests() == digests(options="")
+    assert not set(digests()) & set(digests(options="levels=2"))
+    (cell, *_) = selected(tiny(tmp_path, attacks=[{"name": "bpp", "poison_rate": 0.1, "options": "levels=2"}]), {})
+    assert cell.matrix.parameters(cell.attack, 1)["ingest_settings"]["attack_options"] == "levels=2"
 
 
 def test_asr_counts_only_where_the_undefended_model_has_a_backdoor() -> None:

@@ -91,6 +91,13 @@ def test_models_are_listed_by_name() -> None:
     assert "convnet" in called("list", "models").output.split()
 
 
+def test_attacks_are_listed_with_their_own_settings() -> None:
+    lines = called("list", "attacks").output.splitlines()
+    (at,) = (number for number, line in enumerate(lines) if line.startswith("bpp "))
+    assert lines[at + 1].strip() == "- levels 8 (2 to 128): Values that a channel may take."
+    assert "--set ingest.attack_options=" in lines[-1]
+
+
 def test_settings_reach_the_parameter_that_the_stage_reads() -> None:
     changed = apply_settings(
         default_parameters(),

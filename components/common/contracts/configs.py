@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_type_hints
@@ -74,6 +75,9 @@ class IngestConfig:
     """Share of triggered samples with their own label, in [0, 1]; -1 for the attack's own default."""
     target_label: int = 0
     """Class that triggered images are to be taken for."""
+    attack_options: str = ""
+    """The attack's own settings, as in ``delta_train=80,delta_test=128`` (``untaint list attacks`` names them); what is
+    left out has the attack's default."""
     seed: int = 0
     """Seed of the sub-sampling and of the attack."""
 
@@ -101,6 +105,27 @@ class IngestConfig:
         _check_range(self, "cover_rate", -1.0, 1.0)
         _check_range(self, "target_label", 0, 32_767)
         _check_range(self, "seed", 0, _SEED_MAX)
+        options = self.options()
+        without = self.attack == "none" and bool(options)
+        _check("IngestConfig.attack_options", not without, "none without an attack", self.attack_options)
+
+    def options(self) -> dict[str, float]:
+        """The attack's own settings by name; names and ranges are checked by the attack.
+
+        Raises:
+            ConfigError: Not of the form ``name=number,name=number``, or a name twice.
+        """
+        found: dict[str, float] = {}
+        for part in filter(None, self.attack_options.split(",")):
+            name, equals, number = (text.strip() for text in part.partition("="))
+            try:
+                value = float(number)
+            except ValueError:
+                value = math.nan
+            fine = bool(name and equals) and name not in found and math.isfinite(value)
+            _check("IngestConfig.attack_options", fine, "name=number,name=number, each name once", part[:80])
+            found[name] = value
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
