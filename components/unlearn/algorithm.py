@@ -10,7 +10,7 @@ carries the same trigger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -31,6 +31,7 @@ from components.unlearn.classes import (
     propose_foreign,
 )
 from components.unlearn.forgetting import Probe, Proposal, forget, joined, make_proposal, probe, widen
+from components.unlearn.within import FALL, agreement, fall_scores, may_propose, propose_within
 
 __all__ = ["Find", "Refined", "refine"]
 
@@ -45,6 +46,12 @@ _NORMAL_QUARTILE = 0.6745
 # passes for another class: of warped CIFAR-10, .5 left a third of the poison and an ASR of 29 %, .2 a twelfth and 8 %,
 # at half a point of accuracy (docs/LOG.md).
 _FOREIGN = 0.2
+# Share of the bound above which a class counts as mixed once something was found in it: clean classes reach .33 of it,
+# dithered digits .85; parted as if unmixed, 41 of 400 of those kept their label, as mixed 1 (docs/LOG.md).
+_BACKED = 0.5
+# Of the samples that fell furthest with their class, the share that one label must hold to be asked about: .75 and more
+# with a trigger that nothing else had found, at most .36 without (docs/LOG.md).
+_MAJORITY = 0.5
 # Trusted samples, in random order, that are asked whether the unlearned model still knows them.
 _ASKED = 2_000
 
@@ -55,7 +62,7 @@ class Find:
 
     Attributes:
         label: The label.
-        probes: The probes of its proposal, each wider than the one before.
+        probes: The probes of its proposals; of the last of these, then, each wider than the one before.
         chosen: The probe whose rises part the label's samples; None where none does.
         mixed: The class probe, where it called the class mixed.
     """
@@ -150,7 +157,9 @@ def refine(
     ask = partial(probe, model, images, labels, config=config, mirror=mirror, before=before)
     mixed = [found for found in classes if found.mixed]
     foreign_ones = [(found, propose_foreign(found, labels, before, isolation_ratio, config)) for found in mixed]
-    finds = _ask_all(ask, foreign_ones, labels.numpy(), signals, config, isolation_ratio, watch)
+    asked = {**signals, FALL: fall_scores(classes, len(labels))} if classes else signals
+    finds = _ask_all(ask, foreign_ones, labels.numpy(), asked, config, isolation_ratio, watch)
+    finds = [_backed(find, classes, config) for find in finds]
     rise, foreign, named, doubtful = _marks(labels, finds, classes, config, logits.shape[1])
     mapping = find_mapping(probabilities, labels, config)
     for looks, label in mapping.items():
@@ -187,15 +196,19 @@ def _ask_all(
     """Follows what the mixed classes propose, then what the signals say of the labels that are not settled by then."""
     finds: list[Find] = []
     mixed = {found.label for found, _ in foreign}
-    asked = [name for name in signals if SIGNALS[name].proposes]
-
+    asked = {name: values for name, values in signals.items() if may_propose(name)}
     present = {int(label) for label in np.unique(labels)}
 
     def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
-        # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
-        rounds = 0 if source is not None and source.spread <= config.spread_above else _ROUNDS
+        proposals, rounds = [proposal], _ROUNDS
+        if source is not None and source.spread > config.spread_above:
+            proposals += propose_within(source, labels, asked, isolation_ratio, config)
+        elif source is not None:
+            # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
+            rounds = 0
         is_mixed = proposal.label in mixed
-        probes = _follow(ask, proposal, config, rounds, mixed=is_mixed)
+        first = _best_last([ask(one) for one in proposals], source, config)
+        probes = _follow(ask, first, config, rounds, mixed=is_mixed)
         chosen = _choose(probes, config, mixed=is_mixed)
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
         # One for each signal at least; one more for each that found something.
@@ -208,26 +221,46 @@ def _ask_all(
     for name in asked:
         # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
         # of the others may be a second trigger, and then a third.
-        settled, closed = True, present - mixed if SIGNALS[name].needs_mixed else set()
+        settled, closed = True, present - mixed if name != FALL and SIGNALS[name].needs_mixed else set()
         while settled and (done := closed | {find.label for find in finds if find.settled}) < present:
-            settled = follow(make_proposal(name, signals[name], labels, isolation_ratio, done, config))
+            proposal = make_proposal(name, asked[name], labels, isolation_ratio, done, config)
+            if name == FALL and len(proposal.isolated) < _MAJORITY * isolation_ratio * len(labels):
+                break
+            settled = follow(replace(proposal, by_fall=name == FALL))
     return finds
 
 
+def _backed(find: Find, classes: list[ClassProbe], config: UnlearnConfig) -> Find:
+    """A find in a class that looks mixed as well, if not as clearly as one without a find would have to."""
+    if not find.settled or find.mixed is not None:
+        return find
+    bound = _BACKED * config.spread_above
+    return replace(find, mixed=next((c for c in classes if c.label == find.label and c.spread > bound), None))
+
+
+def _best_last(probes: list[Probe], source: ClassProbe | None, config: UnlearnConfig) -> list[Probe]:
+    """The first probes of a class, last the one to go on with: the cheap one that best moved what looks foreign."""
+    if source is None:
+        return probes
+    cheap = [result for result in probes if _is_cheap(result, config, mixed=True)]
+    best = max(cheap, key=partial(agreement, source), default=probes[0])
+    return [*(result for result in probes if result is not best), best]
+
+
 def _follow(
-    ask: Callable[[Proposal], Probe], proposal: Proposal, config: UnlearnConfig, rounds: int, *, mixed: bool
+    ask: Callable[[Proposal], Probe], asked: list[Probe], config: UnlearnConfig, rounds: int, *, mixed: bool
 ) -> list[Probe]:
-    """A proposal's probe, and the wider ones as long as they promise something."""
-    probes = [ask(proposal)]
-    first = probes[0]
+    """What was asked, and the wider probes of the last of it as long as they promise something."""
+    probes, first, most = list(asked), asked[-1], len(asked) + rounds
     # Clean samples of two kinds, upright and slanted, part as well once they have been forgotten by kind. Before that
     # they moved together: a proposal whose own forgetting was dear and left no valley is none.
     hopeful = _is_cheap(first, config, mixed=mixed) or (
-        first.forgotten <= config.forgotten_below
+        not first.proposal.by_fall
+        and first.forgotten <= config.forgotten_below
         and first.retained >= config.hopeful_above
         and _has_valley(first, config)
     )
-    while hopeful and len(probes) <= rounds:
+    while hopeful and len(probes) < most:
         wider = widen(probes[-1], config.mixed_at if mixed else None)
         if len(wider.trusted) == 0:
             break
@@ -240,8 +273,9 @@ def _follow(
 
 def _is_cheap(result: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
     spilled_below = config.mixed_spilled_below if mixed else config.spilled_below
-    cheap = result.retained >= config.retained_above or result.spilled <= spilled_below
-    return result.forgotten <= config.forgotten_below and cheap
+    # What is chosen by how far it moved parts from the rest by itself, clean or not: most of the rest keep their label.
+    kept = result.retained >= config.retained_above and not result.proposal.by_fall
+    return result.forgotten <= config.forgotten_below and (kept or result.spilled <= spilled_below)
 
 
 def _choose(probes: list[Probe], config: UnlearnConfig, *, mixed: bool) -> Probe | None:

@@ -33,7 +33,7 @@ from components.common.learning.seeding import stream
 from components.common.learning.watch import Watch
 from components.unlearn.forgetting import Proposal, forget, halved
 
-__all__ = ["ClassProbe", "find_contradicted", "find_mapping", "probe_classes", "propose_foreign"]
+__all__ = ["PASSES", "ClassProbe", "find_contradicted", "find_mapping", "probe_classes", "propose_foreign"]
 
 # Members of each class that others are compared with: enough for steps of one per cent.
 _REFERENCES = 100
@@ -48,8 +48,8 @@ _UNLIKE = 1 / 2
 # times on CIFAR-10.
 _CONTRADICTED = 0.0012
 _OUTSTANDING = 3.0
-# A sample passes for a member of a class that looks more like it than the median member does.
-_PASSES = 0.5
+PASSES = 0.5
+"""A sample passes for a member of a class that looks more like it than the median member does."""
 # Fewer that pass for members of a class are none: of small classes one or two are a share that says nothing.
 _FEWEST_PASSING = 3
 # With fewer classes than this a quartile over the other ones says nothing.
@@ -66,6 +66,7 @@ class ClassProbe:
         foreign: float32 [m] in [0, 1]: share of the members of the class that a sample is taken for that look less
             like that class than it does. Where the model contradicts the label, and forgetting showed nothing more: the
             probability of the class that it takes the sample for; 0 where that is its label.
+        fall: float32 [m], by how much forgetting the class lowered the log-odds of the label.
         spread: Lower quartile over the other classes of the number of samples that pass for their members, as a share
             of their size; fewer than three count as none. To pass is to be more foreign than half of them.
         mixed: Whether ``spread``, or how often the model contradicts the label, is more than resemblance explains.
@@ -74,6 +75,7 @@ class ClassProbe:
     label: int
     rows: Tensor
     foreign: Tensor
+    fall: Tensor
     spread: float
     mixed: bool
 
@@ -113,7 +115,7 @@ def probe_classes(
     chosen = list(members)
     if len(chosen) > config.class_limit:
         # Nothing has been forgotten yet, so one pass of the model serves all classes.
-        before = {label: _compare(logits.__getitem__, members, label, config) for label in chosen}
+        before = {label: _compare(logits, logits.__getitem__, members, label, config) for label in chosen}
         rank = {label: (label != contradicted, -before[label].spread) for label in chosen}
         chosen = sorted(chosen, key=rank.__getitem__)[: config.class_limit]
     probes = []
@@ -123,7 +125,7 @@ def probe_classes(
             signal=f"class {label}", label=label, isolated=members[label], trusted=rest, witnesses=rest[:0]
         )
         changed = forget(model, images, labels, whole, config, mirror=mirror, steps=config.class_steps)
-        found = _compare(partial(_logits, changed, images), members, label, config)
+        found = _compare(logits, partial(_logits, changed, images), members, label, config)
         if label == contradicted and not found.mixed:
             # What is open before anything is forgotten says more than what forgetting would uncover.
             found = replace(found, foreign=_firmness_against(logits[found.rows], label), mixed=True)
@@ -192,11 +194,17 @@ def _firmness_against(logits: Tensor, label: int) -> Tensor:
 
 
 def _compare(
-    logits_of: Callable[[Tensor], Tensor], members: dict[int, Tensor], label: int, config: UnlearnConfig
+    before: Tensor,
+    logits_of: Callable[[Tensor], Tensor],
+    members: dict[int, Tensor],
+    label: int,
+    config: UnlearnConfig,
 ) -> ClassProbe:
     """How much the samples of a class look like members of the others, their own label left out of account."""
     rows = members[label]
-    likeness = _log_odds(logits_of(rows), label)
+    own = logits_of(rows)
+    fall = _log_odds(before[rows])[:, label] - _log_odds(own)[:, label]
+    likeness = _log_odds(own, label)
     firmness, resembled = likeness.max(dim=1)
     foreign = torch.zeros(len(rows))
     shares = []
@@ -208,23 +216,26 @@ def _compare(
         reference = _log_odds(logits_of(some), label)[:, other].sort().values
         taken = resembled == other
         foreign[taken] = torch.searchsorted(reference, firmness[taken]).float() / len(reference)
-        passing = int((foreign[taken] > _PASSES).sum())
+        passing = int((foreign[taken] > PASSES).sum())
         shares.append(passing / len(theirs) if passing >= _FEWEST_PASSING else 0.0)
     spread = sorted(shares)[(len(shares) - 1) // 4]
-    return ClassProbe(label=label, rows=rows, foreign=foreign, spread=spread, mixed=spread > config.spread_above)
+    mixed = spread > config.spread_above
+    return ClassProbe(label=label, rows=rows, foreign=foreign, fall=fall, spread=spread, mixed=mixed)
 
 
 def _logits(model: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
     return predict(model, images[rows.to(images.device)])
 
 
-def _log_odds(logits: Tensor, without: int) -> Tensor:
+def _log_odds(logits: Tensor, without: int | None = None) -> Tensor:
     """Log-odds of every class against all others but ``without``, which gets -inf; float32 [m, k]."""
     logits = logits.clone()
-    logits[:, without] = -torch.inf
+    if without is not None:
+        logits[:, without] = -torch.inf
     probabilities = logits.double().log_softmax(dim=1)
     odds = probabilities - torch.log1p(-probabilities.exp().clamp_max(1.0 - 1e-12))
-    odds[:, without] = -torch.inf
+    if without is not None:
+        odds[:, without] = -torch.inf
     return odds.float()
 
 
@@ -242,7 +253,7 @@ def propose_foreign(
     """
     order = torch.argsort(-found.foreign, stable=True)
     # At most a quarter of the class: the poison among its samples may be few.
-    passing = int((found.foreign > _PASSES).sum())
+    passing = int((found.foreign > PASSES).sum())
     count = max(1, min(round(isolation_ratio * len(labels)), len(order) // 4, passing))
     least = len(order) - max(2, round(config.trusted_ratio * len(order)))
     pool = [found.rows[order[max(count, least) :]]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,7 @@ class Proposal:
         isolated: int64 [k], positions of the samples to forget.
         trusted: int64 [t], positions that keep the main task; the least suspect of every class.
         witnesses: int64 [w], positions of equally trusted samples that the forgetting does not see.
+        by_fall: Whether the samples were chosen by what an earlier forgetting moved most.
     """
 
     signal: str
@@ -64,6 +65,7 @@ class Proposal:
     isolated: Tensor
     trusted: Tensor
     witnesses: Tensor
+    by_fall: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -294,9 +296,9 @@ def widen(found: Probe, mixed_at: float | None = None) -> Proposal:
         calm = found.rise <= min(found.valley.at, mixed_at)
         isolated = ~calm
     isolated[before.isolated] = True
-    return Proposal(
+    return replace(
+        before,
         signal=f"{before.signal}, again",
-        label=before.label,
         isolated=isolated.nonzero().squeeze(1),
         trusted=before.trusted[calm[before.trusted]],
         witnesses=before.witnesses[calm[before.witnesses]],

@@ -178,7 +178,9 @@ def test_a_contradicted_class_is_mixed_and_proposes_what_contradicts_it(many_dig
 
 def test_where_nothing_tells_the_poison_of_a_mixed_class_what_may_belong_elsewhere_is_left_out() -> None:
     foreign = torch.tensor([0.0, 0.19, 0.21, 0.9])
-    mixed = ClassProbe(label=1, rows=torch.arange(4), foreign=foreign, spread=0.02, mixed=True)
+    mixed = ClassProbe(
+        label=1, rows=torch.arange(4), foreign=foreign, fall=torch.zeros(len(foreign)), spread=0.02, mixed=True
+    )
     find = Find(label=1, probes=[], chosen=None, mixed=mixed)
     _, _, named, doubtful = _marks(torch.tensor([1, 1, 1, 1, 0]), [find], [mixed], CONFIG, 4)
     assert named.tolist() == [False, False, True, True, False]
@@ -294,7 +296,9 @@ def test_a_signal_that_needs_a_mixed_class_is_asked_of_no_other() -> None:
 
     assert _ask_all(ask, [], labels, fragile, CONFIG, 0.5, NullWatch()) == []
     everyone = torch.arange(100)
-    mixed = ClassProbe(label=3, rows=everyone[60:80], foreign=torch.ones(20), spread=0.02, mixed=True)
+    mixed = ClassProbe(
+        label=3, rows=everyone[60:80], foreign=torch.ones(20), fall=torch.zeros(20), spread=0.02, mixed=True
+    )
     own = Proposal(signal="foreign", label=3, isolated=everyone[60:64], trusted=everyone[:60], witnesses=everyone[80:])
     _ask_all(ask, [(mixed, own)], labels, fragile, CONFIG, 0.5, NullWatch())
     assert [(proposal.signal, proposal.label) for proposal in asked] == [("foreign", 3), ("noise_drop", 3)]
