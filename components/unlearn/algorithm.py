@@ -52,6 +52,9 @@ _BACKED = 0.5
 # Of the samples that fell furthest with their class, the share that one label must hold to be asked about: .75 and more
 # with a trigger that nothing else had found, at most .36 without (docs/LOG.md).
 _MAJORITY = 0.5
+# And the median rise of the class's witnesses up to which forgetting them was cheap, whatever these retained: .0001 to
+# .015 with a trigger, from .034 for as many clean samples, though 80 to 86 % of those kept their label (docs/LOG.md).
+_FALL_SPILLED = 0.025
 # Trusted samples, in random order, that are asked whether the unlearned model still knows them.
 _ASKED = 2_000
 
@@ -272,9 +275,10 @@ def _follow(
 
 
 def _is_cheap(result: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
-    spilled_below = config.mixed_spilled_below if mixed else config.spilled_below
     # What is chosen by how far it moved parts from the rest by itself, clean or not: most of the rest keep their label.
-    kept = result.retained >= config.retained_above and not result.proposal.by_fall
+    by_fall = result.proposal.by_fall and not mixed
+    spilled_below = config.mixed_spilled_below if mixed else _FALL_SPILLED if by_fall else config.spilled_below
+    kept = result.retained >= config.retained_above and not by_fall
     return result.forgotten <= config.forgotten_below and (kept or result.spilled <= spilled_below)
 
 

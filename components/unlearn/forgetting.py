@@ -276,7 +276,11 @@ def _otsu(counts: npt.NDArray[np.int64]) -> int:
     total, moments = counts.sum(), np.cumsum(counts * places)
     other = total - weight
     apart = moments[:-1] / np.maximum(weight, 1) - (moments[-1] - moments[:-1]) / np.maximum(other, 1)
-    return int((weight * other * apart**2).argmax()) + 1
+    between = weight * other * apart**2
+    # Where nothing lies between two kinds, every threshold there is as good; next to one of them its slope would be
+    # taken for the other peak.
+    best = np.flatnonzero(between >= between.max() * (1.0 - 1e-9))
+    return int(best[0] + best[-1]) // 2 + 1
 
 
 def widen(found: Probe, mixed_at: float | None = None) -> Proposal:

@@ -44,6 +44,12 @@ def test_the_valley_lies_between_those_that_moved_and_those_that_did_not() -> No
     assert valley.below == pytest.approx(0.75, abs=0.01)
 
 
+def test_two_kinds_with_nothing_between_them_have_their_valley_between() -> None:
+    valley = find_valley(np.concatenate([np.zeros(300), np.full(40, 0.95)]).astype(np.float32))
+    assert 0.2 < valley.at < 0.8
+    assert valley.depth < 0.01
+
+
 def test_samples_that_moved_as_one_have_no_valley_that_counts() -> None:
     rise = np.random.default_rng(0).normal(0.5, 0.25, 400).astype(np.float32)
     valley = find_valley(rise)
@@ -195,7 +201,7 @@ def test_of_a_small_class_one_or_two_strays_make_no_pattern(strays: int, mixed: 
     for label in (1, 2, 3):
         logits[members[label], label] = 5.0
         logits[strays * (label - 1) : strays * label, label] = 6.0
-    found = _compare(logits.__getitem__, members, 0, CONFIG)
+    found = _compare(logits, logits.__getitem__, members, 0, CONFIG)
     assert found.mixed is mixed
     assert (found.spread > 0) is mixed
 
