@@ -249,6 +249,31 @@ def test_a_costly_unlearning_is_rolled_back(warped, refined) -> None:
     assert kept is model
 
 
+def test_before_it_is_rolled_back_a_costly_unlearning_is_given_twice_the_steps(
+    warped, refined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels, _, model = warped
+    settled = [find for find in refined.finds if find.settled]
+    broken = copy.deepcopy(model)
+    for weights in broken.parameters():
+        weights.data.zero_()
+    settled = [replace(find, chosen=replace(find.chosen, model=broken)) for find in settled[:1]]
+    asked = []
+
+    def forget(model: nn.Module, *rest: object, steps: int, **settings: object) -> nn.Module:
+        asked.append(steps)
+        return copy.deepcopy(refined.model)
+
+    monkeypatch.setattr("components.unlearn.algorithm.forget", forget)
+    before = score(model, images, labels)
+    nobody = torch.zeros(len(labels), dtype=torch.bool)
+    kept, rolled_back = _cured(model, settled, images, labels, before, nobody, CONFIG, mirror=False)
+    assert asked == [2 * CONFIG.steps]
+    assert not rolled_back
+    assert kept is not model
+    assert kept is not broken
+
+
 def test_several_finds_are_forgotten_together(warped, refined) -> None:
     """Of two, the cheaper may be the lesser: a model that still knows the other's trigger teaches it on."""
     images, labels, poisoned, model = warped
