@@ -49,8 +49,8 @@ _FOREIGN = 0.2
 # Share of the bound above which a class counts as mixed once something was found in it: clean classes reach .33 of it,
 # dithered digits .85; parted as if unmixed, 41 of 400 of those kept their label, as mixed 1 (docs/LOG.md).
 _BACKED = 0.5
-# Of the samples that fell furthest with their class, the share that one label must hold to be asked about: .53 to .85 with
-# a trigger, where it showed at all (in five of six trials), at most .36 without (docs/LOG.md).
+# Of the samples that fell furthest with their class, the share that one label must hold to be asked about: .53 to .85
+# with a trigger, where it showed at all (in five of six trials), at most .36 without (docs/LOG.md).
 _MOST = 0.45
 # And the median rise of the class's witnesses up to which forgetting them was cheap, whatever these retained: .0001 to
 # .015 with a trigger, from .034 for as many clean samples, though 80 to 86 % of those kept their label (docs/LOG.md).
