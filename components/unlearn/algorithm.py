@@ -242,11 +242,14 @@ def _backed(find: Find, classes: list[ClassProbe], config: UnlearnConfig) -> Fin
 
 
 def _best_last(probes: list[Probe], source: ClassProbe | None, config: UnlearnConfig) -> list[Probe]:
-    """The first probes of a class, last the one to go on with: the cheap one that best moved what looks foreign."""
+    """The first probes of a class, last the one to go on with.
+
+    Of those that were cheap and moved what looks foreign rather than the rest, it is the one with the clearest valley.
+    """
     if source is None:
         return probes
-    cheap = [result for result in probes if _is_cheap(result, config, mixed=True)]
-    best = max(cheap, key=partial(agreement, source), default=probes[0])
+    right = [result for result in probes if _is_cheap(result, config, mixed=True) and agreement(source, result) > 0.5]
+    best = min(right, key=lambda result: result.valley.depth, default=probes[0])
     return [*(result for result in probes if result is not best), best]
 
 

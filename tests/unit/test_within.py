@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +87,7 @@ def test_agreement_leaves_out_what_was_forgotten_itself() -> None:
     assert agreement(class_probe(), result(rise, isolated=tuple(range(120, 140)))) == 0.5, "nobody left to ask"
 
 
-def test_of_the_cheap_probes_of_a_mixed_class_the_one_goes_on_that_moved_what_looks_foreign() -> None:
+def test_of_the_cheap_probes_of_a_mixed_class_one_goes_on_that_moved_what_looks_foreign() -> None:
     moved, mirrored = torch.zeros(200), torch.zeros(200)
     moved[120:140], mirrored[140:160] = 1.0, 1.0
     foreign, clean, dear = result(mirrored), result(mirrored, "clean"), result(moved, "dear", retained=0.1, spilled=0.5)
@@ -93,6 +95,9 @@ def test_of_the_cheap_probes_of_a_mixed_class_the_one_goes_on_that_moved_what_lo
     order = _best_last([foreign, good, clean, dear], class_probe(), CONFIG)
     assert order[-1] is good
     assert len(order) == 4
+    blurred = replace(good, valley=replace(good.valley, depth=0.2))
+    assert _best_last([blurred, good, clean], class_probe(), CONFIG)[-1] is good
+    assert _best_last([good, blurred, clean], class_probe(), CONFIG)[-1] is good, "the clearest, not the first"
     none_cheap = _best_last([result(moved, retained=0.1, spilled=0.5), dear], class_probe(), CONFIG)
     assert none_cheap[-1].proposal.signal == "foreign"
 
