@@ -9,7 +9,7 @@ carries the same trigger.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -52,8 +52,8 @@ _BACKED = 0.5
 # Of the samples that fell furthest with their class, the share that one label must hold to be asked about: .53 to .85
 # with a trigger, where it showed at all (in five of six trials), at most .36 without (docs/LOG.md).
 _MOST = 0.45
-# And the median rise of the class's witnesses up to which forgetting them was cheap, whatever these retained: .0001 to
-# .015 with a trigger, from .034 for as many clean samples, though 80 to 86 % of those kept their label (docs/LOG.md).
+# And the median rise of the class's witnesses up to which forgetting them was cheap, whatever these retained: mostly
+# .0001 to .015 with a trigger, from .034 for as many clean samples, though up to 86 % kept their label (docs/LOG.md).
 _FALL_SPILLED = 0.025
 # Trusted samples, in random order, that are asked whether the unlearned model still knows them.
 _ASKED = 2_000
@@ -377,13 +377,15 @@ def _cured(
     if not chosen:
         return model, False
     cheapest = max(chosen, key=lambda result: result.retained)
-    attempts = [(cheapest.proposal, 1), (cheapest.proposal, 2)]
-    if len(chosen) > 1 and len((everything := joined(chosen, flagged, config.seed)).trusted):
-        attempts.insert(0, (everything, len(chosen)))
-    for what, times in attempts:
-        probed = what is cheapest.proposal and times == 1
-        steps = times * config.steps
-        cured = cheapest.model if probed else forget(model, images, labels, what, config, mirror=mirror, steps=steps)
+
+    def attempts() -> Iterator[tuple[Proposal, nn.Module]]:
+        without = partial(forget, model, images, labels, config=config, mirror=mirror)
+        if len(chosen) > 1 and len((everything := joined(chosen, flagged, config.seed)).trusted):
+            yield everything, without(everything, steps=config.steps * len(chosen))
+        yield cheapest.proposal, cheapest.model
+        yield cheapest.proposal, without(cheapest.proposal, steps=2 * config.steps)
+
+    for what, cured in attempts():
         rows = what.trusted[:_ASKED]
         after = score(cured, images[rows.to(images.device)], labels[rows])
         right = before.given_probability[rows] > 0.5

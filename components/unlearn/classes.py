@@ -204,7 +204,7 @@ def _compare(
     rows = members[label]
     own = logits_of(rows)
     fall = _log_odds(before[rows])[:, label] - _log_odds(own)[:, label]
-    likeness = _log_odds(own, label)
+    likeness = _log_odds(_without(own, label))
     firmness, resembled = likeness.max(dim=1)
     foreign = torch.zeros(len(rows))
     shares = []
@@ -213,7 +213,7 @@ def _compare(
             continue
         order = torch.randperm(len(theirs), generator=stream(config.seed, "references", label, other))
         some = theirs[order[:_REFERENCES]]
-        reference = _log_odds(logits_of(some), label)[:, other].sort().values
+        reference = _log_odds(_without(logits_of(some), label))[:, other].sort().values
         taken = resembled == other
         foreign[taken] = torch.searchsorted(reference, firmness[taken]).float() / len(reference)
         passing = int((foreign[taken] > PASSES).sum())
@@ -227,16 +227,15 @@ def _logits(model: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
     return predict(model, images[rows.to(images.device)])
 
 
-def _log_odds(logits: Tensor, without: int | None = None) -> Tensor:
-    """Log-odds of every class against all others but ``without``, which gets -inf; float32 [m, k]."""
-    logits = logits.clone()
-    if without is not None:
-        logits[:, without] = -torch.inf
+def _without(logits: Tensor, label: int) -> Tensor:
+    """The logits as if there were no such class."""
+    return logits.index_fill(1, torch.tensor(label, device=logits.device), -torch.inf)
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """Log-odds of every class against all others, -inf for one that is left out; float32 [m, k]."""
     probabilities = logits.double().log_softmax(dim=1)
-    odds = probabilities - torch.log1p(-probabilities.exp().clamp_max(1.0 - 1e-12))
-    if without is not None:
-        odds[:, without] = -torch.inf
-    return odds.float()
+    return (probabilities - torch.log1p(-probabilities.exp().clamp_max(1.0 - 1e-12))).float()
 
 
 def propose_foreign(
