@@ -30,8 +30,16 @@ from components.unlearn.classes import (
     probe_classes,
     propose_foreign,
 )
-from components.unlearn.forgetting import Probe, Proposal, forget, joined, make_proposal, probe, widen
-from components.unlearn.within import FALL, agreement, fall_scores, may_propose, propose_within
+from components.unlearn.deciding import best_last, choose, follow
+from components.unlearn.forgetting import Probe, Proposal, forget, joined, make_proposal, probe
+from components.unlearn.within import (
+    FALL,
+    fall_scores,
+    may_propose,
+    propose_by_class,
+    propose_within,
+    standing_out,
+)
 
 __all__ = ["Find", "Refined", "refine"]
 
@@ -52,9 +60,6 @@ _BACKED = 0.5
 # Of the samples that fell furthest with their class, the share that one label must hold to be asked about: .53 to .85
 # with a trigger, where it showed at all (in five of six trials), at most .36 without (docs/LOG.md).
 _MOST = 0.45
-# And the median rise of the class's witnesses up to which forgetting them was cheap, whatever these retained: mostly
-# .0001 to .015 with a trigger, from .034 for as many clean samples, though up to 86 % kept their label (docs/LOG.md).
-_FALL_SPILLED = 0.025
 # Trusted samples, in random order, that are asked whether the unlearned model still knows them.
 _ASKED = 2_000
 
@@ -202,7 +207,7 @@ def _ask_all(
     asked = {name: values for name, values in signals.items() if may_propose(name)}
     present = {int(label) for label in np.unique(labels)}
 
-    def follow(proposal: Proposal, source: ClassProbe | None = None) -> bool:
+    def ask_and_widen(proposal: Proposal, source: ClassProbe | None = None) -> bool:
         proposals, rounds = [proposal], _ROUNDS
         if source is not None and source.spread > config.spread_above:
             proposals += propose_within(source, labels, asked, isolation_ratio, config)
@@ -210,18 +215,25 @@ def _ask_all(
             # What contradicts its label is pure and few; what moves with it a little is mostly not of its kind.
             rounds = 0
         is_mixed = proposal.label in mixed
-        first = _best_last([ask(one) for one in proposals], source, config)
-        probes = _follow(ask, first, config, rounds, mixed=is_mixed)
-        chosen = _choose(probes, config, mixed=is_mixed)
+        first = best_last([ask(one) for one in proposals], source, config)
+        probes = follow(ask, first, config, rounds, mixed=is_mixed)
+        chosen = choose(probes, config, mixed=is_mixed)
+        if chosen is None:
+            # Every class may be asked, and a large model for each is more than there may be room for.
+            probes = [replace(one, model=None) for one in probes]
         finds.append(Find(label=proposal.label, probes=probes, chosen=chosen, mixed=source))
-        # One for each signal at least; one more for each that found something.
-        expected = max(len(finds), len(mixed) + len(asked))
+        expected = max(len(finds), len(present) + len(asked) - 1)
         watch.progress("unlearn", len(finds), expected, {"retained": probes[-1].retained})
         return finds[-1].settled
 
     for found, proposal in foreign:
-        follow(proposal, found)
-    for name in asked:
+        ask_and_widen(proposal, found)
+    by_class = [name for name in asked if name != FALL and SIGNALS[name].by_class]
+    for name in by_class:
+        closed = mixed | {find.label for find in finds if find.settled}
+        for label in standing_out(asked[name], labels, closed, config.class_limit):
+            ask_and_widen(propose_by_class(name, asked[name], labels, label, config))
+    for name in (name for name in asked if name not in by_class):
         # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
         # of the others may be a second trigger, and then a third.
         settled, closed = True, present - mixed if name != FALL and SIGNALS[name].needs_mixed else set()
@@ -229,7 +241,7 @@ def _ask_all(
             proposal = make_proposal(name, asked[name], labels, isolation_ratio, done, config)
             if name == FALL and len(proposal.isolated) < _MOST * isolation_ratio * len(labels):
                 break
-            settled = follow(replace(proposal, by_fall=name == FALL))
+            settled = ask_and_widen(replace(proposal, by_fall=name == FALL))
     return finds
 
 
@@ -239,63 +251,6 @@ def _backed(find: Find, classes: list[ClassProbe], config: UnlearnConfig) -> Fin
         return find
     bound = _BACKED * config.spread_above
     return replace(find, mixed=next((c for c in classes if c.label == find.label and c.spread > bound), None))
-
-
-def _best_last(probes: list[Probe], source: ClassProbe | None, config: UnlearnConfig) -> list[Probe]:
-    """The first probes of a class, last the one to go on with.
-
-    Of those that were cheap and moved what looks foreign rather than the rest, it is the one with the clearest valley.
-    """
-    if source is None:
-        return probes
-    right = [result for result in probes if _is_cheap(result, config, mixed=True) and agreement(source, result) > 0.5]
-    best = min(right, key=lambda result: result.valley.depth, default=probes[0])
-    return [*(result for result in probes if result is not best), best]
-
-
-def _follow(
-    ask: Callable[[Proposal], Probe], asked: list[Probe], config: UnlearnConfig, rounds: int, *, mixed: bool
-) -> list[Probe]:
-    """What was asked, and the wider probes of the last of it as long as they promise something."""
-    probes, first, most = list(asked), asked[-1], len(asked) + rounds
-    # Clean samples of two kinds, upright and slanted, part as well once they have been forgotten by kind. Before that
-    # they moved together: a proposal whose own forgetting was dear and left no valley is none.
-    hopeful = _is_cheap(first, config, mixed=mixed) or (
-        not first.proposal.by_fall
-        and first.forgotten <= config.forgotten_below
-        and first.retained >= config.hopeful_above
-        and _has_valley(first, config)
-    )
-    while hopeful and len(probes) < most:
-        wider = widen(probes[-1], config.mixed_at if mixed else None)
-        if len(wider.trusted) == 0:
-            break
-        probes.append(ask(wider))
-        # The more of a trigger's carriers are forgotten together, the better are the others told from them; with
-        # clean samples it is the other way round.
-        hopeful = _is_cheap(probes[-1], config, mixed=mixed) or probes[-1].retained > probes[-2].retained
-    return probes
-
-
-def _is_cheap(result: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
-    # What is chosen by how far it moved parts from the rest by itself, clean or not: most of the rest keep their label.
-    by_fall = result.proposal.by_fall and not mixed
-    spilled_below = config.mixed_spilled_below if mixed else _FALL_SPILLED if by_fall else config.spilled_below
-    kept = result.retained >= config.retained_above and not by_fall
-    return result.forgotten <= config.forgotten_below and (kept or result.spilled <= spilled_below)
-
-
-def _choose(probes: list[Probe], config: UnlearnConfig, *, mixed: bool) -> Probe | None:
-    """The probe whose rises part the label's samples: those that moved, and those that did not.
-
-    Clean samples of a class move together, one more and one less, so that some move by any amount. With a trigger
-    forgotten its carriers move and the others stay. Where the class is known to be mixed, that it is cheap to forget
-    some of it is enough; where a wider round was dear, what it had to tell was not about the trigger any more.
-    """
-    if mixed:
-        return next((result for result in reversed(probes) if _is_cheap(result, config, mixed=True)), None)
-    last = probes[-1]
-    return last if _is_cheap(last, config, mixed=False) and _has_valley(last, config) else None
 
 
 def _levelled(result: Probe, members: Tensor, config: UnlearnConfig, *, mixed: bool) -> Tensor:
@@ -321,16 +276,6 @@ def _levelled(result: Probe, members: Tensor, config: UnlearnConfig, *, mixed: b
     slope = config.suspect_above + (0.5 - config.suspect_above) * (result.rise - foot) / max(at - foot, 1e-6)
     upper = 0.5 + 0.5 * (result.rise - at) / max(1.0 - at, 1e-3)
     return torch.where(result.rise > at, upper, torch.where(result.rise > foot, slope, below))
-
-
-def _has_valley(result: Probe, config: UnlearnConfig) -> bool:
-    valley = result.valley
-    # A dent beyond what the forgotten samples themselves moved parts a few outliers from a class that moved as one.
-    return (
-        valley.depth <= config.valley_below
-        and valley.at <= config.valley_at_most
-        and valley.below >= config.spared_above
-    )
 
 
 def _marks(
@@ -382,7 +327,8 @@ def _cured(
         without = partial(forget, model, images, labels, config=config, mirror=mirror)
         if len(chosen) > 1 and len((everything := joined(chosen, flagged, config.seed)).trusted):
             yield everything, without(everything, steps=config.steps * len(chosen))
-        yield cheapest.proposal, cheapest.model
+        if cheapest.model is not None:
+            yield cheapest.proposal, cheapest.model
         yield cheapest.proposal, without(cheapest.proposal, steps=2 * config.steps)
 
     for what, cured in attempts():

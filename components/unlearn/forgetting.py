@@ -45,6 +45,9 @@ _BLUR = 1.5
 # can show that it was spared: the repair alone teaches it, and every forgetting looks free (docs/LOG.md).
 _FEWEST_BELIEVED = 5
 _LEAST_BELIEVED = 0.02
+# Depth up to which a valley is clear. With the easiest of a class forgotten: .01 to .11 for the carriers of a trigger,
+# from .16 for clean samples where the valley also parts a quarter of the class from the rest (docs/LOG.md).
+_CLEAR = 0.12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +61,7 @@ class Proposal:
         trusted: int64 [t], positions that keep the main task; the least suspect of every class.
         witnesses: int64 [w], positions of equally trusted samples that the forgetting does not see.
         by_fall: Whether the samples were chosen by what an earlier forgetting moved most.
+        by_class: Whether the class was given, and only its samples were chosen by the signal.
     """
 
     signal: str
@@ -66,6 +70,7 @@ class Proposal:
     trusted: Tensor
     witnesses: Tensor
     by_fall: bool = False
+    by_class: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +88,11 @@ class Valley:
     depth: float
     below: float
 
+    @property
+    def clear(self) -> bool:
+        """Whether it lies between two kinds that hardly touch."""
+        return self.depth <= _CLEAR
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
@@ -98,7 +108,7 @@ class Probe:
         valley: Where the rises of the label's samples fall into two kinds.
         rise: float32 [n], rise in loss, in units of the isolated samples' median rise: 0 unmoved, 1 moved like them;
             0 for samples of other labels.
-        model: The model after forgetting.
+        model: The model after forgetting; None where it is of no more use.
     """
 
     proposal: Proposal
@@ -107,7 +117,7 @@ class Probe:
     spilled: float
     valley: Valley
     rise: Tensor
-    model: nn.Module
+    model: nn.Module | None
 
 
 def halved(pool: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:
@@ -296,10 +306,14 @@ def widen(found: Probe, mixed_at: float | None = None) -> Proposal:
         calm = found.rise <= found.valley.at
         # What moved little more than the calm ones is neither: it may be either.
         isolated = found.rise > max(0.5, found.valley.at)
+        # Where two kinds hardly touch, what was forgotten and did not move was forgotten by mistake, and made it dear.
+        stays = not found.valley.clear
     else:
         calm = found.rise <= min(found.valley.at, mixed_at)
         isolated = ~calm
-    isolated[before.isolated] = True
+        stays = True
+    if stays:
+        isolated[before.isolated] = True
     return replace(
         before,
         signal=f"{before.signal}, again",

@@ -12,7 +12,8 @@ decides, which samples look like another class: they must move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from components.common.signals import SIGNALS
 from components.unlearn.classes import PASSES, ClassProbe
 from components.unlearn.forgetting import Probe, Proposal, make_proposal
 
-__all__ = ["FALL", "agreement", "fall_scores", "may_propose", "propose_within"]
+__all__ = ["FALL", "agreement", "fall_scores", "may_propose", "propose_by_class", "propose_within", "standing_out"]
 
 FALL = "fall"
 """Name of the proposals made by how far samples fell when their class was forgotten."""
@@ -32,6 +33,11 @@ FALL = "fall"
 _BESIDES = 2
 # Share of a class that is isolated at most: the poison among its samples may be few.
 _LARGEST_SHARE = 0.25
+# Share of a class that is forgotten where every class is asked. Clean-label poison of 2 % of the digits is a fifth of
+# its class, and of the 8 % that were learned earliest 84 to 100 % are poison (docs/LOG.md).
+_BY_CLASS = 0.08
+# Share of all samples that stand furthest above their class, by which classes are chosen where there are many.
+_OUTSTANDING = 0.02
 
 
 def fall_scores(classes: Sequence[ClassProbe], n: int) -> npt.NDArray[np.float32]:
@@ -46,10 +52,7 @@ def fall_scores(classes: Sequence[ClassProbe], n: int) -> npt.NDArray[np.float32
     """
     scores = np.zeros(n, dtype=np.float32)
     for found in classes:
-        fall = found.fall.numpy()
-        median = np.median(fall)
-        # 1.4826 median absolute deviations are the standard deviation of a normal distribution.
-        scores[found.rows.numpy()] = (fall - median) / (1.4826 * np.median(np.abs(fall - median)) + 1e-6)
+        scores[found.rows.numpy()] = _standing(found.fall.numpy())
     return scores
 
 
@@ -76,6 +79,51 @@ def propose_within(
     ratio = min(isolation_ratio, _LARGEST_SHARE * len(rows) / len(labels))
     others = set(np.unique(labels).tolist()) - {found.label}
     return [make_proposal(name, signals[name], labels, ratio, others, config) for name in best]
+
+
+def propose_by_class(
+    name: str, values: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], label: int, config: UnlearnConfig
+) -> Proposal:
+    """What a signal would have forgotten of a class, however its samples stand among all.
+
+    Args:
+        name: The signal's name.
+        values: float32 [n], higher = more suspect.
+        labels: int64 [n], the given labels.
+        label: The class.
+        config: Trusted ratio and seed.
+    """
+    ratio = _BY_CLASS * float((labels == label).mean())
+    others = set(np.unique(labels).tolist()) - {label}
+    return replace(make_proposal(name, values, labels, ratio, others, config), by_class=True)
+
+
+def standing_out(
+    values: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], closed: Collection[int], limit: int
+) -> list[int]:
+    """The labels that are asked by class; of more than the limit those with most of what stands out of its class.
+
+    Args:
+        values: float32 [n], a signal's scores.
+        labels: int64 [n], the given labels.
+        closed: Labels that are not asked.
+        limit: Most labels.
+    """
+    standing = np.zeros(len(labels))
+    for label in np.unique(labels):
+        members = labels == label
+        standing[members] = _standing(values[members])
+    top = np.argsort(-standing, kind="stable")[: max(1, round(_OUTSTANDING * len(labels)))]
+    counts = np.bincount(labels[top], minlength=int(labels.max()) + 1)
+    open_ones = [int(label) for label in np.unique(labels) if label not in closed]
+    return sorted(open_ones, key=lambda label: -counts[label])[:limit]
+
+
+def _standing(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """How far each lies above the median, in robust standard deviations."""
+    median = np.median(values)
+    # 1.4826 median absolute deviations are the standard deviation of a normal distribution.
+    return np.asarray((values - median) / (1.4826 * np.median(np.abs(values - median)) + 1e-6), dtype=np.float32)
 
 
 def agreement(found: ClassProbe, result: Probe) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,16 +93,6 @@ def test_every_class_has_trusted_samples_even_one_that_is_most_suspect() -> None
     trusted = trust(score, labels, 0.5)
     assert np.bincount(labels[trusted]).tolist() == [5] * 10
     assert (np.diff(trusted) > 0).all()
-
-
-def test_what_is_early_for_a_hard_class_stands_out_in_it_and_not_among_all() -> None:
-    given = evidence(400)
-    loss = np.where(given.labels == 3, 2.0, 0.2).astype(np.float32) + 0.01 * given.loss
-    (poisoned,) = np.flatnonzero(given.labels == 3)[:1]
-    loss[:, poisoned] = 1.0
-    scores = score_all(replace(given, loss=loss))
-    assert scores["early_in_class"].argmax() == poisoned
-    assert scores["early"][poisoned] < scores["early"][given.labels != 3].max()
 
 
 def test_the_first_split_names_the_signals_that_propose_a_sample() -> None:

@@ -14,10 +14,11 @@ from components.common.contracts.configs import UnlearnConfig, WarmupConfig
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
-from components.unlearn.algorithm import Find, _ask_all, _backed, _best_last, refine
+from components.unlearn.algorithm import Find, _ask_all, _backed, refine
 from components.unlearn.classes import ClassProbe
+from components.unlearn.deciding import best_last, choose, follow
 from components.unlearn.forgetting import Probe, Proposal, find_valley, widen
-from components.unlearn.within import FALL, agreement, fall_scores, propose_within
+from components.unlearn.within import FALL, agreement, fall_scores, propose_by_class, propose_within, standing_out
 from components.warmup.algorithm import TrainingSet, warm_up
 
 CONFIG = UnlearnConfig()
@@ -92,13 +93,13 @@ def test_of_the_cheap_probes_of_a_mixed_class_one_goes_on_that_moved_what_looks_
     moved[120:140], mirrored[140:160] = 1.0, 1.0
     foreign, clean, dear = result(mirrored), result(mirrored, "clean"), result(moved, "dear", retained=0.1, spilled=0.5)
     good = result(moved, "good")
-    order = _best_last([foreign, good, clean, dear], class_probe(), CONFIG)
+    order = best_last([foreign, good, clean, dear], class_probe(), CONFIG)
     assert order[-1] is good
     assert len(order) == 4
     blurred = replace(good, valley=replace(good.valley, depth=0.2))
-    assert _best_last([blurred, good, clean], class_probe(), CONFIG)[-1] is good
-    assert _best_last([good, blurred, clean], class_probe(), CONFIG)[-1] is good, "the clearest, not the first"
-    none_cheap = _best_last([result(moved, retained=0.1, spilled=0.5), dear], class_probe(), CONFIG)
+    assert best_last([blurred, good, clean], class_probe(), CONFIG)[-1] is good
+    assert best_last([good, blurred, clean], class_probe(), CONFIG)[-1] is good, "the clearest, not the first"
+    none_cheap = best_last([result(moved, retained=0.1, spilled=0.5), dear], class_probe(), CONFIG)
     assert none_cheap[-1].proposal.signal == "foreign"
 
 
@@ -148,6 +149,62 @@ def test_wider_proposals_remember_how_they_were_chosen() -> None:
     rise = torch.zeros(200)
     rise[120:140] = 1.0
     assert widen(result(rise, FALL, isolated=(120,), by_fall=True)).by_fall
+
+
+def test_a_class_is_asked_for_its_own_most_suspect_samples() -> None:
+    values = np.linspace(1, 0, 200, dtype=np.float32)
+    asked = propose_by_class("early", values, LABELS, 3, CONFIG)
+    assert asked.by_class
+    assert asked.label == 3
+    assert asked.isolated.tolist() == [120, 121, 122], "8 % of forty"
+    assert not set(asked.isolated.tolist()) & set(asked.trusted.tolist() + asked.witnesses.tolist())
+
+
+def test_of_many_classes_those_are_asked_in_which_most_stands_out() -> None:
+    values = np.random.default_rng(0).normal(size=200).astype(np.float32)
+    # Class 4 is the easiest; in classes 1 and 2 some stand out.
+    values[160:] += 50.0
+    values[40:43] += 20.0
+    values[80:82] += 20.0
+    assert standing_out(values, LABELS, set(), 2) == [1, 2]
+    assert standing_out(values, LABELS, {1}, 2)[0] == 2
+    assert sorted(standing_out(values, LABELS, {1}, 20)) == [0, 2, 3, 4]
+
+
+def by_class(rise: Tensor, isolated: tuple[int, ...], **figures: float) -> Probe:
+    asked = result(rise, "early", isolated=isolated, **figures)
+    members = rise[torch.from_numpy(LABELS) == 3].numpy()
+    return replace(asked, proposal=replace(asked.proposal, by_class=True), valley=find_valley(members))
+
+
+def carriers(others: float) -> Tensor:
+    rise = torch.zeros(200)
+    rise[120:130], rise[130:160] = 1.0, others
+    return rise
+
+
+def test_what_was_forgotten_by_mistake_falls_out_where_the_valley_is_clear() -> None:
+    clear = by_class(carriers(0.05), isolated=(120, 121, 140))
+    assert widen(clear).isolated.tolist() == list(range(120, 130))
+    blurred = replace(clear, valley=replace(clear.valley, depth=0.2))
+    assert widen(blurred).isolated.tolist() == [*range(120, 130), 140]
+    assert 140 in widen(clear, 0.25).isolated, "in a mixed class poison moves by any amount"
+
+
+def test_a_class_asked_on_the_chance_is_gone_on_with_only_where_it_falls_in_two() -> None:
+    answers = [by_class(carriers(0.0), (120,)), by_class(carriers(0.0), (120,), retained=0.0, spilled=0.5)]
+
+    def ask(proposal: Proposal) -> Probe:
+        assert proposal.by_class
+        return answers[0]
+
+    dear = answers[1]
+    assert follow(ask, [dear], CONFIG, 2, mixed=False) == [dear, answers[0]], "one clear answer is enough"
+    assert choose([dear, answers[0]], CONFIG, mixed=False) is answers[0]
+    unclear = replace(answers[0], valley=replace(answers[0].valley, depth=0.2))
+    assert follow(ask, [unclear], CONFIG, 2, mixed=False) == [unclear], "cheap alone says nothing here"
+    assert choose([unclear], CONFIG, mixed=False) is None
+    assert choose([dear], CONFIG, mixed=False) is None, "nor does a valley"
 
 
 @pytest.mark.parametrize(("spread", "mixed"), [(0.0085, True), (0.003, False)])

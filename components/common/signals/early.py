@@ -19,4 +19,6 @@ def early_score(evidence: Evidence) -> Floats:
     return np.asarray(np.mean(parts, axis=0), dtype=np.float32)
 
 
-SIGNALS.register("early")(Signal(score=early_score, proposes=True, reason="learned earlier than the main task"))
+SIGNALS.register("early")(
+    Signal(score=early_score, proposes=True, reason="learned earlier than the main task", by_class=True)
+)
