@@ -30,7 +30,7 @@ from components.unlearn.classes import (
     probe_classes,
     propose_foreign,
 )
-from components.unlearn.deciding import best_last, choose, follow
+from components.unlearn.deciding import best_last, choose, follow, patiently
 from components.unlearn.forgetting import Probe, Proposal, forget, joined, make_proposal, probe
 from components.unlearn.within import (
     FALL,
@@ -162,7 +162,8 @@ def refine(
     probabilities = logits.softmax(dim=1)
     contradicted = find_contradicted(probabilities, labels)
     classes = probe_classes(model, images, labels, logits, contradicted, config, mirror=mirror, watch=watch)
-    ask = partial(probe, model, images, labels, config=config, mirror=mirror, before=before)
+    once = partial(probe, model, images, labels, config=config, mirror=mirror, before=before)
+    ask = partial(patiently, once, config)
     mixed = [found for found in classes if found.mixed]
     foreign_ones = [(found, propose_foreign(found, labels, before, isolation_ratio, config)) for found in mixed]
     asked = {**signals, FALL: fall_scores(classes, len(labels))} if classes else signals
@@ -226,14 +227,12 @@ def _ask_all(
         watch.progress("unlearn", len(finds), expected, {"retained": probes[-1].retained})
         return finds[-1].settled
 
-    for found, proposal in foreign:
-        ask_and_widen(proposal, found)
-    by_class = [name for name in asked if name != FALL and SIGNALS[name].by_class]
-    for name in by_class:
+    def ask_every_class(name: str) -> None:
         closed = mixed | {find.label for find in finds if find.settled}
         for label in standing_out(asked[name], labels, closed, config.class_limit):
             ask_and_widen(propose_by_class(name, asked[name], labels, label, config))
-    for name in (name for name in asked if name not in by_class):
+
+    def ask_of_all(name: str) -> None:
         # What a signal says of a label that has been settled is the same trigger, or a clean remainder. What it says
         # of the others may be a second trigger, and then a third.
         settled, closed = True, present - mixed if name != FALL and SIGNALS[name].needs_mixed else set()
@@ -242,6 +241,12 @@ def _ask_all(
             if name == FALL and len(proposal.isolated) < _MOST * isolation_ratio * len(labels):
                 break
             settled = ask_and_widen(replace(proposal, by_fall=name == FALL))
+
+    for found, proposal in foreign:
+        ask_and_widen(proposal, found)
+    # The fall first: where it proposes at all it has more of the poison than a signal, and a label is settled once.
+    for name in sorted(asked, key=lambda name: name != FALL):
+        ask_every_class(name) if name != FALL and SIGNALS[name].by_class else ask_of_all(name)
     return finds
 
 
@@ -291,7 +296,10 @@ def _marks(
     mixed = {find.label for find in finds if find.mixed is not None}
     for find in finds:
         if find.chosen is not None:
-            levelled = _levelled(find.chosen, labels == find.label, config, mixed=find.label in mixed)
+            # What fell furthest may be half of its class, as of an attack that changes labels, though too alike the
+            # others to show as mixed. Half of it is trusted at first, and moves by any amount.
+            by_any_amount = find.label in mixed or find.chosen.proposal.by_fall
+            levelled = _levelled(find.chosen, labels == find.label, config, mixed=by_any_amount)
             rise = torch.maximum(rise, levelled)
         if find.mixed is not None:
             doubtful[:, find.label] = config.doubted_above

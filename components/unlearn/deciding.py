@@ -9,12 +9,27 @@ from components.unlearn.classes import ClassProbe
 from components.unlearn.forgetting import Probe, Proposal, widen
 from components.unlearn.within import agreement
 
-__all__ = ["best_last", "choose", "follow"]
+__all__ = ["best_last", "choose", "follow", "patiently"]
 
 # Median rise of the class's witnesses up to which forgetting what fell furthest was cheap, whatever these retained:
 # mostly .0001 to .015 with a trigger, from .034 for as many clean samples, though up to 86 % kept their label
 # (docs/LOG.md).
 _FALL_SPILLED = 0.025
+
+
+def patiently(ask: Callable[..., Probe], config: UnlearnConfig, proposal: Proposal) -> Probe:
+    """What a proposal moves; with twice the steps where a class that was asked on the chance needs them.
+
+    Args:
+        ask: ``forgetting.probe`` but for the proposal and ``steps``.
+        config: Settings.
+        proposal: What to forget.
+    """
+    result = ask(proposal)
+    if proposal.by_class and result.forgotten > config.forgotten_below and result.retained >= config.retained_above:
+        # Cheap so far, but not forgotten yet: before it is, what moves says nothing.
+        result = ask(proposal, steps=2 * config.steps)
+    return result
 
 
 def best_last(probes: list[Probe], source: ClassProbe | None, config: UnlearnConfig) -> list[Probe]:

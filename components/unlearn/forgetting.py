@@ -219,6 +219,7 @@ def probe(
     *,
     mirror: bool,
     before: Scores,
+    steps: int | None = None,
 ) -> Probe:
     """Forgets a proposal and measures what moved.
 
@@ -230,8 +231,9 @@ def probe(
         config: Settings.
         mirror: Whether a horizontal flip keeps the class.
         before: The model's scores of all samples.
+        steps: Another number of steps than the config's.
     """
-    changed = forget(model, images, labels, proposal, config, mirror=mirror)
+    changed = forget(model, images, labels, proposal, config, mirror=mirror, steps=steps)
     # Only samples of the forgotten label can carry its trigger's label, so nobody else is asked.
     members = (labels == proposal.label).nonzero().squeeze(1)
     after = score(changed, images[members.to(images.device)], labels[members])
@@ -306,8 +308,9 @@ def widen(found: Probe, mixed_at: float | None = None) -> Proposal:
         calm = found.rise <= found.valley.at
         # What moved little more than the calm ones is neither: it may be either.
         isolated = found.rise > max(0.5, found.valley.at)
-        # Where two kinds hardly touch, what was forgotten and did not move was forgotten by mistake, and made it dear.
-        stays = not found.valley.clear
+        # Asked on the chance, what was forgotten and did not move was forgotten by mistake, and made it dear. What a
+        # signal proposed of all samples stays: of dithered poison half is trusted at first and hardly moves.
+        stays = not (before.by_class and found.valley.clear)
     else:
         calm = found.rise <= min(found.valley.at, mixed_at)
         isolated = ~calm

@@ -14,9 +14,9 @@ from components.common.contracts.configs import UnlearnConfig, WarmupConfig
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
-from components.unlearn.algorithm import Find, _ask_all, _backed, refine
+from components.unlearn.algorithm import Find, _ask_all, _backed, _marks, refine
 from components.unlearn.classes import ClassProbe
-from components.unlearn.deciding import best_last, choose, follow
+from components.unlearn.deciding import best_last, choose, follow, patiently
 from components.unlearn.forgetting import Probe, Proposal, find_valley, widen
 from components.unlearn.within import FALL, agreement, fall_scores, propose_by_class, propose_within, standing_out
 from components.warmup.algorithm import TrainingSet, warm_up
@@ -205,6 +205,35 @@ def test_a_class_asked_on_the_chance_is_gone_on_with_only_where_it_falls_in_two(
     assert follow(ask, [unclear], CONFIG, 2, mixed=False) == [unclear], "cheap alone says nothing here"
     assert choose([unclear], CONFIG, mixed=False) is None
     assert choose([dear], CONFIG, mixed=False) is None, "nor does a valley"
+
+
+def test_what_is_cheap_but_not_forgotten_yet_gets_twice_the_steps() -> None:
+    asked: list[int | None] = []
+
+    def ask_of(first: Probe):
+        def ask(proposal: Proposal, steps: int | None = None) -> Probe:
+            asked.append(steps)
+            return first if steps is None else replace(first, forgotten=0.1)
+
+        return ask
+
+    slow = by_class(carriers(0.0), (120,), forgotten=0.5)
+    assert patiently(ask_of(slow), CONFIG, slow.proposal).forgotten == 0.1
+    assert asked == [None, 2 * CONFIG.steps]
+    for other in (replace(slow, retained=0.1), replace(slow, forgotten=0.1)):
+        asked.clear()
+        assert patiently(ask_of(other), CONFIG, other.proposal) is other
+        assert asked == [None], "it is dear, or forgotten"
+
+
+def test_what_fell_furthest_is_parted_as_of_a_class_with_changed_labels() -> None:
+    rise = torch.zeros(200)
+    rise[120:140], rise[140:150] = 1.0, 0.05
+    for by_fall in (True, False):
+        chosen = result(rise, FALL, by_fall=by_fall)
+        find = Find(label=3, probes=[chosen], chosen=chosen)
+        levelled = _marks(torch.from_numpy(LABELS), [find], [], CONFIG, 5)[0]
+        assert (levelled[140:150] > CONFIG.suspect_above).all() == by_fall
 
 
 @pytest.mark.parametrize(("spread", "mixed"), [(0.0085, True), (0.003, False)])
