@@ -228,12 +228,12 @@ def test_what_is_cheap_but_not_forgotten_yet_gets_twice_the_steps() -> None:
 
 def test_what_fell_furthest_is_parted_as_of_a_class_with_changed_labels() -> None:
     rise = torch.zeros(200)
-    rise[120:140], rise[140:150] = 1.0, 0.05
+    rise[120:140], rise[140:143] = 1.0, 0.05
     for by_fall in (True, False):
         chosen = result(rise, FALL, by_fall=by_fall)
         find = Find(label=3, probes=[chosen], chosen=chosen)
         levelled = _marks(torch.from_numpy(LABELS), [find], [], CONFIG, 5)[0]
-        assert (levelled[140:150] > CONFIG.suspect_above).all() == by_fall
+        assert (levelled[140:143] > CONFIG.suspect_above).all() == by_fall
 
 
 @pytest.mark.parametrize(("spread", "mixed"), [(0.0085, True), (0.003, False)])
