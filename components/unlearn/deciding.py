@@ -39,7 +39,7 @@ def best_last(probes: list[Probe], source: ClassProbe | None, config: UnlearnCon
     """
     if source is None:
         return probes
-    right = [result for result in probes if is_cheap(result, config, mixed=True) and agreement(source, result) > 0.5]
+    right = [result for result in probes if _is_cheap(result, config, mixed=True) and agreement(source, result) > 0.5]
     best = min(right, key=lambda result: result.valley.depth, default=probes[0])
     return [*(result for result in probes if result is not best), best]
 
@@ -57,7 +57,7 @@ def follow(
         probes.append(ask(wider))
         # The more of a trigger's carriers are forgotten together, the better are the others told from them; with
         # clean samples it is the other way round.
-        hopeful = is_cheap(probes[-1], config, mixed=mixed) or probes[-1].retained > probes[-2].retained
+        hopeful = _is_cheap(probes[-1], config, mixed=mixed) or probes[-1].retained > probes[-2].retained
         # A class that was asked on the chance needs no more than one clear answer, and the next might blur it.
         enough = first.proposal.by_class and _parts(probes[-1], config)
     return probes
@@ -72,10 +72,10 @@ def _promises(first: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
     # Clean samples of two kinds, upright and slanted, part as well once they have been forgotten by kind. Before that
     # they moved together: a proposal whose own forgetting was dear and left no valley is none.
     parted = parted and not first.proposal.by_fall and first.retained >= config.hopeful_above
-    return parted or is_cheap(first, config, mixed=mixed)
+    return parted or _is_cheap(first, config, mixed=mixed)
 
 
-def is_cheap(result: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
+def _is_cheap(result: Probe, config: UnlearnConfig, *, mixed: bool) -> bool:
     # What is chosen by how far it moved parts from the rest by itself, clean or not: most of the rest keep their label.
     by_fall = result.proposal.by_fall and not mixed
     spilled_below = config.mixed_spilled_below if mixed else _FALL_SPILLED if by_fall else config.spilled_below
@@ -91,14 +91,14 @@ def choose(probes: list[Probe], config: UnlearnConfig, *, mixed: bool) -> Probe 
     some of it is enough; where a wider round was dear, what it had to tell was not about the trigger any more.
     """
     if mixed:
-        return next((result for result in reversed(probes) if is_cheap(result, config, mixed=True)), None)
+        return next((result for result in reversed(probes) if _is_cheap(result, config, mixed=True)), None)
     return probes[-1] if _parts(probes[-1], config) else None
 
 
 def _parts(result: Probe, config: UnlearnConfig) -> bool:
     """Whether a probe parts a class that is not known to be mixed; one asked on the chance only by a clear valley."""
     clear = result.valley.clear or not result.proposal.by_class
-    return clear and is_cheap(result, config, mixed=False) and _has_valley(result, config)
+    return clear and _is_cheap(result, config, mixed=False) and _has_valley(result, config)
 
 
 def _has_valley(result: Probe, config: UnlearnConfig) -> bool:
