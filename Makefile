@@ -63,7 +63,7 @@ compile: $(STAMP) ## Compile the pipeline for a cluster to build/training.yaml (
 	@mkdir -p build
 	@$(BIN)/untaint compile --registry "$(REGISTRY)" --tag "$(TAG)" --profile "$(PROFILE)" --output build/training.yaml $(ARGS)
 
-# A matrix of tests/benchmarks/matrices, and which of its cells: FILTER=attack=badnets,wanet,seed=30,method=untaint
+# A matrix of tests/benchmarks/matrices, and which of its cells: FILTER=attack=badnets,wanet,seed=40,method=untaint
 MATRIX ?= quick
 FILTER ?=
 

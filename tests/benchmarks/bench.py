@@ -1,7 +1,7 @@
 """Runs a matrix of attacks, rates, seeds and methods, and writes the tables of docs/RESULTS.md.
 
-    python -m tests.benchmarks.bench tests/benchmarks/matrices/quick.yaml --only attack=badnets,seed=30 --jobs 2
-    make bench MATRIX=quick FILTER=attack=badnets,seed=30
+    python -m tests.benchmarks.bench tests/benchmarks/matrices/quick.yaml --only attack=badnets,seed=40 --jobs 2
+    make bench MATRIX=quick FILTER=attack=badnets,seed=40
 
 Cells that are measured with the same settings are left as they are; delete their JSON, or say --again, to measure them
 anew. A run that was interrupted is gone on with as long as the code is the same.
