@@ -36,7 +36,7 @@ run: $(STAMP) ## Run the whole pipeline on this machine (ARGS="--attack blended"
 	@$(BIN)/untaint run $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS="-k storage")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 $(ARGS)
 
 test-slow: $(STAMP) ## Run the tests that train for minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -46,7 +46,7 @@ check: $(STAMP) ## Lint, check formatting, types, layers, manifests, and that ge
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pipelines.docs --check
+	$(BIN)/python -m pipelines.dag.docs --check
 	@$(MAKE) --no-print-directory check-k8s
 
 format: $(STAMP) ## Format the code and mend what ruff can mend
@@ -54,24 +54,24 @@ format: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format .
 
 docs: $(STAMP) ## Write components/*/README.md from the components' signatures
-	$(BIN)/python -m pipelines.docs
+	$(BIN)/python -m pipelines.dag.docs
 
 golden: $(STAMP) ## Write the expected compiled pipelines anew; look at the diff before committing
-	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/pipeline/test_pipeline_golden.py tests/unit/test_profiles.py
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest -q tests/pipelines/dag/test_pipeline_golden.py tests/pipelines/dag/test_profiles.py
 
 compile: $(STAMP) ## Compile the pipeline for a cluster to build/training.yaml (REGISTRY=, TAG=, PROFILE=)
 	@mkdir -p build
 	@$(BIN)/untaint compile --registry "$(REGISTRY)" --tag "$(TAG)" --profile "$(PROFILE)" --output build/training.yaml $(ARGS)
 
-# A matrix of tests/benchmarks/matrices, and which of its cells: FILTER=attack=badnets,wanet,seed=40,method=untaint
+# A matrix of benchmarks/matrices, and which of its cells: FILTER=attack=badnets,wanet,seed=40,method=untaint
 MATRIX ?= quick
 FILTER ?=
 
 bench: $(STAMP) ## Measure attacks x seeds x methods; goes on where it stopped (MATRIX=, FILTER=, ARGS="--jobs 2 --list")
-	@$(BIN)/python -m tests.benchmarks.bench $(MATRIX) $(if $(FILTER),--only $(FILTER)) --render $(ARGS)
+	@$(BIN)/python -m benchmarks.bench $(MATRIX) $(if $(FILTER),--only $(FILTER)) --render $(ARGS)
 
 bench-train: $(STAMP) ## Measure the speed of training; of all models for docs/models.md (ARGS="--models convnet")
-	$(BIN)/python -m tests.benchmarks.train_speed $(ARGS)
+	$(BIN)/python -m benchmarks.train_speed $(ARGS)
 
 store: $(STAMP) ## Run the embedded object store until Ctrl-C
 	@$(BIN)/untaint store start $(ARGS)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from kfp import dsl
 
-from components.common.contracts.artifacts import StageManifest
 from components.common.contracts.errors import UntaintError
+from components.common.runs.artifacts import StageManifest
 
 __all__ = ["RUN_PID", "STATUS_FILE", "Outputs", "Published", "deliver", "stage_container"]
 

@@ -48,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             importlib.import_module(module.name)
     importlib.import_module("kfp.dsl.executor_main")
     # Great Expectations is imported by a process of its own when a stage runs, so that nothing above has tried it.
-    importlib.import_module("components.common.quality.suites")
+    importlib.import_module("components.common.tables.suites")
     importlib.import_module("great_expectations")
     torch = "none"
     if importlib.util.find_spec("torch") is not None:
         torch = str(importlib.import_module("torch").__version__)
-    from components.common.lifecycle import code_version
+    from components.common.runs.lifecycle import code_version
 
     sys.stdout.write(
         f"{', '.join(found)}: Python {sys.version.split()[0]}, torch {torch}, code {code_version()[:12]}\n"

@@ -6,7 +6,7 @@ from datetime import date
 
 from components.common.contracts.configs import ClaimConfig
 from components.common.contracts.errors import ConfigError
-from components.common.contracts.retraining import Search, Terms
+from components.common.retraining.records import Search, Terms
 
 __all__ = ["described", "terms_of"]
 

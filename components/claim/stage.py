@@ -8,14 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from components.claim.algorithm import described, terms_of
-from components.common.contracts.artifacts import StageManifest, stage_key
 from components.common.contracts.configs import ClaimConfig, as_mapping
 from components.common.contracts.errors import ContractError, DataError
-from components.common.contracts.retraining import CLAIMED, NOTHING_NEW, Claim, Search
-from components.common.lifecycle import Published, code_version
+from components.common.retraining.claims import checked_run_id, claim_next, require_held
+from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
+from components.common.runs.artifacts import StageManifest, stage_key
+from components.common.runs.lifecycle import Published, code_version
+from components.common.runs.publish import find_manifest, publish
 from components.common.storage.addresses import join
-from components.common.storage.claims import checked_run_id, claim_next, require_held
-from components.common.storage.publish import find_manifest, publish
 from components.common.storage.store import Store
 
 __all__ = ["run_stage"]

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from components.common import canary
+from components.common.attacks import canary
 from components.common.contracts.configs import EvaluateConfig
-from components.common.contracts.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
-from components.common.lifecycle import Published, StageRun
+from components.common.runs.lifecycle import Published, StageRun
+from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
 from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from components.common.inputs import Rows
+    from components.common.runs.inputs import Rows
 
 __all__ = ["run_stage"]
 
@@ -45,7 +45,7 @@ def run_stage(
         if done is not None:
             ref = done.manifest.object("report", done.uri)
             return done, run.store.get(ref.uri, ref.sha256)
-        from components.common.inputs import read_rows
+        from components.common.runs.inputs import read_rows
 
         holdout = read_rows(run, "holdout")
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
@@ -83,8 +83,8 @@ def _truth(run: StageRun) -> pa.Table | None:
 
 
 def _canary_figures(run: StageRun, record: dict[str, Any], split: pa.Table, holdout: Rows) -> dict[str, Any]:
-    from components.common.inputs import read_model
     from components.common.learning.devices import pick_device
+    from components.common.runs.inputs import read_model
 
     model, _ = read_model(run, "finetune", "model", pick_device())
     return {
@@ -96,8 +96,8 @@ def _canary_figures(run: StageRun, record: dict[str, Any], split: pa.Table, hold
 
 
 def _model_figures(run: StageRun, config: EvaluateConfig, holdout: Rows) -> dict[str, float]:
-    from components.common.inputs import read_model
     from components.common.learning.devices import pick_device
+    from components.common.runs.inputs import read_model
     from components.evaluate.algorithm import accuracy, attack_success
 
     attack = None
@@ -210,8 +210,8 @@ def _report(
 
 def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table, index: pa.Table) -> list[Any]:
     """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
-    from components.common.inputs import read_model, read_rows
     from components.common.learning.scoring import predict
+    from components.common.runs.inputs import read_model, read_rows
     from components.evaluate.report import SuspectRow, picture
 
     ingest = run.parents["ingest"].manifest.facts

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from components.common.contracts.tables import CLEANED_INDEX, SUSPECTS
+from components.common.tables.tables import CLEANED_INDEX, SUSPECTS
 
 __all__ = ["by_suspicion", "cleaned_table", "suspects_table", "to_csv"]
 

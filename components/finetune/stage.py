@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from components.common.contracts.configs import FinetuneConfig
-from components.common.lifecycle import Published, StageRun
+from components.common.runs.lifecycle import Published, StageRun
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +34,11 @@ def run_stage(
             return done
         import torch
 
-        from components.common.contracts.tables import split_spec
-        from components.common.inputs import add_model, read_model, read_rows
         from components.common.learning.launch import train_on_devices
         from components.common.learning.seeding import make_deterministic
         from components.common.models import build_model
+        from components.common.runs.inputs import add_model, read_model, read_rows
+        from components.common.tables.tables import split_spec
         from components.finetune.algorithm import train
 
         make_deterministic(config.seed)

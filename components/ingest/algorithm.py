@@ -13,8 +13,8 @@ import pyarrow as pa
 from PIL import Image
 
 from components.common.contracts.configs import IngestConfig
-from components.common.contracts.tables import REJECTED
 from components.common.datasets.base import LoadedDataset
+from components.common.tables.tables import REJECTED
 
 __all__ = ["Injected", "encode_png", "inject", "pixel_statistics", "rejected_table", "statistics_of"]
 

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.common import canary
+from components.common.attacks import canary
 from components.common.contracts.configs import IngestConfig
-from components.common.contracts.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
-from components.common.datasets.drop import PREFIX, Drop, DropOptions, read_drop
-from components.common.lifecycle import Published, StageRun
+from components.common.intake.drop import PREFIX, Drop, DropOptions, read_drop
+from components.common.runs.lifecycle import Published, StageRun
+from components.common.tables.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.ingest.algorithm import (
     Injected,
     encode_png,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.contracts.configs import PromoteConfig
-from components.common.contracts.retraining import Champion, Gate
+from components.common.retraining.records import Champion, Gate
 
 __all__ = ["VERDICTS", "Evidence", "gates"]
 

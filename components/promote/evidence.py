@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from components.common.contracts.artifacts import StageManifest, digest_of
 from components.common.contracts.errors import ContractError
-from components.common.contracts.retraining import Champion
-from components.common.contracts.tables import SAMPLE_INDEX
-from components.common.quality.parquet import decode_table
+from components.common.retraining.records import Champion
+from components.common.runs.artifacts import StageManifest, digest_of
+from components.common.runs.publish import finished_stage
 from components.common.storage.addresses import join
-from components.common.storage.publish import finished_stage
 from components.common.storage.store import Store
+from components.common.tables.parquet import decode_table
+from components.common.tables.tables import SAMPLE_INDEX
 from components.promote.algorithm import Evidence
 
 __all__ = ["read_evidence"]

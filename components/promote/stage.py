@@ -6,15 +6,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from components.common.contracts.artifacts import StageManifest, stage_key
 from components.common.contracts.configs import PromoteConfig, as_mapping
 from components.common.contracts.errors import ContractError
-from components.common.contracts.retraining import KEPT_CHAMPION, PROMOTED, Champion, Claim, Gate
-from components.common.lifecycle import Published, code_version
+from components.common.retraining.champions import champion_of, history, move
+from components.common.retraining.claims import checked_run_id, complete, require_held
+from components.common.retraining.records import KEPT_CHAMPION, PROMOTED, Champion, Claim, Gate
+from components.common.runs.artifacts import StageManifest, stage_key
+from components.common.runs.lifecycle import Published, code_version
+from components.common.runs.publish import find_manifest, publish, read_manifest
 from components.common.storage.addresses import join
-from components.common.storage.champions import champion_of, history, move
-from components.common.storage.claims import checked_run_id, complete, require_held
-from components.common.storage.publish import find_manifest, publish, read_manifest
 from components.common.storage.store import Store
 from components.promote.algorithm import gates
 from components.promote.evidence import read_evidence

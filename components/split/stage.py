@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.common.contracts.configs import SplitConfig
-from components.common.contracts.tables import MIXING, MIXING_KINDS, SAMPLE_INDEX, TRACES, split_spec
-from components.common.lifecycle import Published, StageRun
+from components.common.runs.lifecycle import Published, StageRun
 from components.common.signals import Evidence
+from components.common.tables.tables import MIXING, MIXING_KINDS, SAMPLE_INDEX, TRACES, split_spec
 from components.split.algorithm import first_split
 
 __all__ = ["run_stage"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from components.common.contracts.configs import UnlearnConfig
-from components.common.lifecycle import Published, StageRun
+from components.common.runs.lifecycle import Published, StageRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,10 +29,10 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
         done = run.finished()
         if done is not None:
             return done
-        from components.common.contracts.tables import split_spec
-        from components.common.inputs import add_model, read_model, read_rows
         from components.common.learning.devices import pick_device
         from components.common.learning.seeding import make_deterministic
+        from components.common.runs.inputs import add_model, read_model, read_rows
+        from components.common.tables.tables import split_spec
         from components.unlearn.algorithm import refine
 
         make_deterministic(config.seed)

@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from components.common.contracts.configs import ControlConfig, WarmupConfig
-from components.common.lifecycle import Published, StageRun
+from components.common.runs.lifecycle import Published, StageRun
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from components.common.inputs import Rows
+    from components.common.runs.inputs import Rows
     from components.warmup.algorithm import Traces
 
 __all__ = ["run_stage"]
@@ -32,10 +32,10 @@ def run_stage(
         if done is not None:
             return done
         # After StageRun, so that torch and the validation process are imported side by side.
-        from components.common.inputs import add_model, read_rows
         from components.common.learning.launch import train_on_devices
         from components.common.learning.seeding import make_deterministic
         from components.common.models import build_model
+        from components.common.runs.inputs import add_model, read_rows
         from components.warmup.algorithm import Traces, train
 
         make_deterministic(config.seed)
@@ -65,7 +65,7 @@ def _add_traces(run: StageRun, rows: Rows, traces: Traces) -> None:
     import numpy as np
     import pyarrow as pa
 
-    from components.common.contracts.tables import MIXING, TRACES
+    from components.common.tables.tables import MIXING, TRACES
 
     epochs, n = traces.loss.shape
     ids = rows.ids.to_numpy()

@@ -18,7 +18,7 @@ import click
 import yaml
 
 from k8s.checks import manifests
-from pipelines.profiles import load_profile
+from pipelines.dag.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
 OVERLAYS = {"kind": "cpu", "gpu": "gpu", "eks-irsa": "eks-irsa"}

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from pipelines.profiles import Profile, bytes_of, cores_of
+from pipelines.dag.profiles import Profile, bytes_of, cores_of
 
 __all__ = [
     "NoRenderer",

@@ -1,6 +1,6 @@
 """The same run as processes and in the six images, side by side: its result, and what each way costs.
 
-    python -m tests.docker.compare cell.json [OPTIONS OF untaint run]     # needs the images of `make images`
+    python -m tests.docker.compare docs/results/containers.json [OPTIONS OF untaint run]   # needs `make images`
     python -m tests.docker.compare --render                               # writes the tables of docs/RESULTS.md
 
 Both runs take the PyTorch of the images: another build computes other last bits, which training amplifies. With one
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.storage.publish import find_manifest
+from components.common.runs.publish import find_manifest
 from components.common.storage.store import Store
-from pipelines.images import content_tag, docker
-from pipelines.run import opened_store
-from pipelines.training import image_of
+from pipelines.dag.training import image_of
+from pipelines.images.build import content_tag, docker
+from pipelines.local.run import opened_store
 from tests.docker.base_image import BASE_IMAGE
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
-CELLS = ROOT / "tests" / "benchmarks" / "results" / "containers"
+CELL = ROOT / "docs" / "results" / "containers.json"
 PAGE = ROOT / "docs" / "RESULTS.md"
 START, END = "<!-- containers -->", "<!-- end of containers -->"
 # The stages' names in the store; the undefended model is a second run of warmup's image.
@@ -78,7 +78,7 @@ def untaint(home: Path, *arguments: str, **variables: str) -> Finished:
     """Runs a command of this checkout, with one thread where nothing else is said."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "components.cli", *arguments],
+        [sys.executable, "-m", "pipelines.cli.main", *arguments],
         cwd=ROOT,
         env={"OMP_NUM_THREADS": "1", **os.environ, "UNTAINT_HOME": str(home), **variables},
         stdout=subprocess.PIPE,
@@ -257,15 +257,16 @@ def _page(cell: dict[str, Any]) -> list[str]:
 
 
 def render() -> None:
-    """Writes the section of docs/RESULTS.md from the committed cells."""
+    """Writes the section of docs/RESULTS.md from the committed cell."""
     head, mark, rest = PAGE.read_text().partition(START)
-    pages = ["\n".join(_page(json.loads(path.read_text()))) for path in sorted(CELLS.glob("*.json"))]
     if mark:
-        PAGE.write_text(f"{head}{mark}\n" + "\n\n".join(pages) + f"\n{END}{rest.partition(END)[2]}")
+        PAGE.write_text(
+            f"{head}{mark}\n" + "\n".join(_page(json.loads(CELL.read_text()))) + f"\n{END}{rest.partition(END)[2]}"
+        )
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--render"]:
         render()
     else:
-        measure(CELLS / sys.argv[1], sys.argv[2:])
+        measure(Path(sys.argv[1]), sys.argv[2:])

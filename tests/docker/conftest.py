@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from pipelines.images import BuildOptions, build_images, content_tag, docker
-from pipelines.training import STAGES
+from pipelines.dag.training import STAGES
+from pipelines.images.build import BuildOptions, build_images, content_tag, docker
 from tests.docker.base_image import BASE_IMAGE, ensure_base_image, served_wheels
 from tests.docker.pytorch import INDEX, cpu_requirement
 
@@ -32,7 +32,7 @@ def options_for(base_image: str) -> BuildOptions:
     """Builds with PyTorch for CPUs throughout; skips where there is none.
 
     The build for CUDA is gigabytes that no test here would use; that ingest, split and evaluate carry none of it is
-    held by the arguments that their targets get, in tests/unit/test_images.py.
+    held by the arguments that their targets get, in tests/pipelines/images/test_images.py.
     """
     torch = os.environ.get("UNTAINT_TEST_TORCH") or cpu_requirement()
     if not torch:

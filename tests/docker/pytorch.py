@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from pipelines.images import BuildOptions
+from pipelines.images.build import BuildOptions
 
 __all__ = ["INDEX", "cpu_requirement"]
 

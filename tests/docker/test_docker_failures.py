@@ -13,9 +13,9 @@ from kfp import dsl
 from kfp.local import docker_task_handler
 
 from components.common.contracts.errors import ConfigError
-from pipelines.images import docker
-from pipelines.run import execute
-from pipelines.run_docker import containers
+from pipelines.images.build import docker
+from pipelines.local.docker import containers
+from pipelines.local.run import execute
 
 # Making the base image and building take minutes, and count as part of the first test.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]

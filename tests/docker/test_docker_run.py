@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from components.common.storage.store import Store
-from pipelines.image_sizes import compressed_sizes
-from pipelines.images import BuildOptions, build_images, content_tag, docker, sizes
-from pipelines.run import opened_store
-from pipelines.training import STAGES, image_of
+from pipelines.dag.training import STAGES, image_of
+from pipelines.images.build import BuildOptions, build_images, content_tag, docker, sizes
+from pipelines.images.sizes import compressed_sizes
+from pipelines.local.run import opened_store
 from tests.docker.compare import (
     Finished,
     cell_of,
@@ -95,7 +95,8 @@ def test_all_code_is_compiled(images: Images) -> None:
 
 
 def test_a_registry_holds_a_shared_layer_once_and_less_than_lies_unpacked(images: Images) -> None:
-    # split alone: compressing PyTorch takes a minute. tests/unit/test_images.py has several images of shared layers.
+    # split alone: compressing PyTorch takes a minute. tests/pipelines/images/test_images.py has several images of
+    # shared layers.
     (unpacked,) = sizes(*images, ["split"])
     packed, together = compressed_sizes(*images, ["split"])
     assert packed.keys() == {"split"}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.collect import read_cells
-from tests.benchmarks.matrix import MATRICES, Cell, load_matrix, selected
+from benchmarks.cells import name_of, read_cells
+from benchmarks.matrix import MATRICES, Cell, load_matrix, selected
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def committed() -> dict[str, Cell]:
     matrix = load_matrix(MATRICES / "quick.yaml")
     groups: dict[tuple[str, int], dict[str, Cell]] = {}
     for cell in selected(matrix, {"method": set(METHODS)}):
-        if cell.attack.name != "none" and cell.path.exists():
+        if cell.attack.name != "none" and cell.measured():
             groups.setdefault((cell.attack.name, cell.seed), {})[cell.method] = cell
     for cells in groups.values():
         if set(cells) == set(METHODS):
@@ -51,7 +51,7 @@ def test_a_committed_cell_comes_out_again_within_its_spread(tmp_path: Path) -> N
     one = cells["untaint"]
     filters = [f"attack={one.attack.name}", f"seed={one.seed}", f"method={','.join(METHODS)}"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.bench", "quick", "--jobs", "1", "--only", *filters],
+        [sys.executable, "-m", "benchmarks.bench", "quick", "--jobs", "1", "--only", *filters],
         cwd=ROOT,
         env={**os.environ, "UNTAINT_HOME": str(tmp_path), "UNTAINT_BENCH_RESULTS": str(tmp_path / "results")},
         capture_output=True,
@@ -59,9 +59,10 @@ def test_a_committed_cell_comes_out_again_within_its_spread(tmp_path: Path) -> N
     )
     logs = "".join(path.read_text() for path in (tmp_path / "bench" / "logs").rglob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs[-4000:]
+    lines = (tmp_path / "results" / "quick.jsonl").read_text().splitlines()
+    again = {name_of(one): one for one in map(json.loads, lines)}
     for method, cell in cells.items():
-        before = json.loads(cell.path.read_bytes())
-        now = json.loads((tmp_path / "results" / "quick" / cell.path.name).read_bytes())
+        before, now = cell.measured(), again[cell.name]
         assert before["config_digest"] == now["config_digest"], "the committed cell has other settings: make bench"
         for name in LEAST:
             assert now[name] == pytest.approx(before[name], abs=spread(before, name)), (method, name)

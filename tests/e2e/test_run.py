@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from components.common.runs.publish import find_manifest
 from components.common.storage.embedded import EmbeddedStore
-from components.common.storage.publish import find_manifest
 from components.common.storage.store import Store
 
 OPTIONS = ["--train-limit", "300", "--set", "warmup.epochs=1", "--set", "finetune.epochs=1"]
@@ -21,7 +21,7 @@ STAGES = ("ingest", "warmup", "control", "split", "unlearn", "finetune", "evalua
 
 def untaint(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "components.cli", *arguments],
+        [sys.executable, "-m", "pipelines.cli.main", *arguments],
         env={**os.environ, "UNTAINT_HOME": str(home)},
         capture_output=True,
         text=True,

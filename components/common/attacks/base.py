@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from components.common.contracts.errors import ConfigError
-from components.common.registry import Registry
+from components.common.contracts.registry import Registry
 
 __all__ = [
     "ATTACKS",

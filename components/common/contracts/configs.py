@@ -64,7 +64,7 @@ class IngestConfig:
     """Whether an attack may be injected into a drop: its owner wants to know what is in it, not to have it poisoned."""
     canary_ratio: float = 0.0
     """Share of a drop's training samples that get a trigger of our own, in [0, 0.1]; 0 plants none. The split must
-    catch them and the model must not obey them: see ``components/common/canary.py``."""
+    catch them and the model must not obey them: see ``components/common/attacks/canary.py``."""
     mirror: str = "auto"
     """Whether a horizontal flip keeps the class: ``yes``, ``no``, or ``auto`` for what the dataset says."""
     attack: str = "badnets"

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from components.common.contracts.errors import ConfigError, DataError
-from components.common.datasets._drop_sources import Folder, LocalFolder
-from components.common.registry import Registry
+from components.common.contracts.registry import Registry
+from components.common.intake.sources import Folder, LocalFolder
 
 __all__ = [
     "DATASETS",
@@ -167,7 +167,7 @@ class LoadedDataset:
 Loader = Callable[[str, LoadRequest], LoadedDataset]
 """Loads a dataset from the argument behind the colon of its name ("" without one) and a request."""
 
-DATASETS: Registry[Loader] = Registry("dataset", "components.common.datasets")
+DATASETS: Registry[Loader] = Registry("dataset", "components.common.datasets", "components.common.intake")
 
 
 def load(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.common.contracts.errors import ConfigError
-from components.common.registry import Registry
+from components.common.contracts.registry import Registry
 
 __all__ = ["MODELS", "ModelSpec", "Normalize", "build_model", "require_size"]
 

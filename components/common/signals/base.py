@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.common.registry import Registry
+from components.common.contracts.registry import Registry
 
 __all__ = ["SIGNALS", "Evidence", "Floats", "Signal", "ranks", "score_all"]
 

@@ -1,0 +1,95 @@
+"""Named definitions that are found by the file they live in: attacks, datasets, models, signals."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from components.common.contracts.errors import ConfigError
+
+__all__ = ["Registry"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A name-to-definition table that fills itself from the modules of its packages.
+
+    A definition is one file in one of the packages with one decorated object, so adding an attack, a dataset, a
+    model or a signal changes no other file. Modules are imported at the first look-up, never before: a stage that
+    needs one dataset does not pay for torch because an attack does.
+
+    Args:
+        kind: What the entries are, for messages ("attack").
+        packages: Dotted names of the packages whose modules register themselves; new entries go into the first.
+    """
+
+    def __init__(self, kind: str, *packages: str) -> None:
+        self.kind = kind
+        self._packages = packages
+        self._entries: dict[str, T] = {}
+        self._origins: dict[str, str] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that enters an object under ``name``.
+
+        Raises:
+            ConfigError: The name is taken; the message names the module that holds it.
+        """
+
+        def enter(entry: T) -> T:
+            origin = getattr(entry, "__module__", "an object without a module")
+            if name in self._entries:
+                raise ConfigError(
+                    f"{self.kind} '{name}'",
+                    expected="a name that is not taken",
+                    found=f"it registered by {self._origins[name]} and again by {origin}",
+                    hint="Rename one of the two.",
+                )
+            self._entries[name] = entry
+            self._origins[name] = origin
+            return entry
+
+        return enter
+
+    def __getitem__(self, name: str) -> T:
+        """The entry of that name.
+
+        Raises:
+            ConfigError: No such entry; the message lists the known names.
+        """
+        self._load()
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise ConfigError(
+                f"{self.kind} '{name}'",
+                expected=f"one of {', '.join(self)}",
+                found="no such name",
+                hint=f"Choose a known {self.kind}, or add a file to {self._packages[0].replace('.', '/')}/.",
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        self._load()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        self._load()
+        return len(self._entries)
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        # Set first: a module that looks the registry up while it is being imported must not recurse.
+        self._loaded = True
+        for name in self._packages:
+            for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{name}.{module.name}")

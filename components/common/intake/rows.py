@@ -1,0 +1,348 @@
+"""From a drop's catalogue to training and holdout rows: subsets, limits, what is rejected and when that is too much."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.common.contracts.errors import ConfigError, DataError
+from components.common.datasets.base import Int16s, check_class_sizes, check_classes, stratified_rows
+from components.common.intake.catalogue import Catalogue, Rejected
+from components.common.intake.pixels import Drafts, write_pixels
+from components.common.intake.sources import printable
+from components.common.intake.workers import decode_all
+
+__all__ = ["Drop", "DropOptions", "Rows", "holdout_share"]
+
+_DEFAULT_HOLDOUT = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DropOptions:
+    """How a drop is read; the fields are those of ``IngestConfig``."""
+
+    holdout: str = ""
+    max_rejected_ratio: float = 1.0
+    train_limit: int = 0
+    holdout_limit: int = 0
+    image_size: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Drop:
+    """A drop that was read; its pixels lie in draft files until ``write_pixels`` puts them in order.
+
+    Attributes:
+        form: ``folders``, ``list`` or ``shards``.
+        class_names: Name of class k at position k.
+        shape: Channels, height and width of every image.
+        n_train: How many of the first rows are training samples.
+        labels: int16 [n], training rows first.
+        rejected: What was left out.
+        rejected_rows: Rows that this concerns, of ``rows_seen``.
+        rows_seen: Rows of the drop after limits, good and bad.
+    """
+
+    form: str
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    n_train: int
+    labels: Int16s
+    rejected: list[Rejected]
+    rejected_rows: int
+    rows_seen: int
+    _catalogues: list[Catalogue]
+    _refs: npt.NDArray[np.int32]
+    _drafts: Drafts
+
+    @property
+    def location(self) -> str:
+        """The drop's absolute path or ``s3://`` prefix, without a slash at its end."""
+        return self._catalogues[0].folder.location
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many entries of ``rejected`` have which reason, most frequent first."""
+        return dict(Counter(entry.reason for entry in self.rejected).most_common())
+
+    def index_tables(self, rows: int) -> Iterator[pa.Table]:
+        """The sample index in parts of at most ``rows`` rows: the columns of ``contracts.tables.SAMPLE_INDEX``."""
+        for start in range(0, len(self._refs), rows):
+            refs = self._refs[start : start + rows]
+            count = len(refs)
+            holdout = np.arange(start, start + count) >= self.n_train
+            digests = self._drafts.digests[refs].tobytes().hex()
+            yield pa.table(
+                {
+                    "sample_id": pa.array(np.arange(start, start + count, dtype=np.int64)),
+                    "uri": self._uris(refs),
+                    "digest": pa.array([digests[i : i + 64] for i in range(0, 64 * count, 64)], pa.string()),
+                    "given_label": pa.array(self.labels[start : start + count]),
+                    "subset": pa.array(np.array(["train", "holdout"])[holdout.astype(int)].tolist(), pa.string()),
+                }
+            )
+
+    def write_pixels(self, path: Path) -> npt.NDArray[np.int64]:
+        """Writes the pixels, uint8 [n, c, h, w], as a ``.npy`` file.
+
+        Returns:
+            int64 [c, 256], how often each value occurs in each channel of the training rows.
+        """
+        return write_pixels(path, self._drafts, self._refs, self.shape, self.n_train)
+
+    def _uris(self, refs: npt.NDArray[np.int32]) -> pa.Array:
+        first = self._catalogues[0]
+        parts = []
+        # Training rows stand first, so rows of the second catalogue follow those of the first.
+        for catalogue, mine in (
+            (first, refs[refs < first.references]),
+            *((other, refs[refs >= first.references] - first.references) for other in self._catalogues[1:]),
+        ):
+            keys = catalogue.key_array(mine)
+            parts.append(pc.binary_join_element_wise(f"{catalogue.folder.location}/", keys, ""))
+        return pa.concat_arrays(parts)
+
+
+def holdout_share(holdout: str) -> float | None:
+    """The share that a text names, 0 if it is empty, or None if it names a drop.
+
+    Raises:
+        ConfigError: A number that is no share.
+    """
+    if not holdout:
+        return 0.0
+    try:
+        share = float(holdout)
+    except ValueError:
+        return None
+    if not 0.0 < share < 1.0:
+        raise ConfigError(
+            "holdout", expected="a share in (0, 1), or the address of a drop", found=holdout, hint="0.2 is usual."
+        )
+    return share
+
+
+class Rows:
+    """The rows of a drop on their way from its catalogue to the training set.
+
+    Attributes:
+        options: How the drop is read.
+        rejected: What is left out so far.
+        rejected_rows: How many rows that are.
+        references: Number of images that rows can refer to.
+        seen: Rows after limits, good and bad.
+
+    Args:
+        catalogues: The drop, and its holdout if that is a drop of its own.
+        location: The drop's address, for messages.
+        options: How the drop is read.
+    """
+
+    def __init__(self, catalogues: list[Catalogue], location: str, options: DropOptions) -> None:
+        first, *others = catalogues
+        self._catalogues = catalogues
+        self._location = location
+        self.options = options
+        self._names = first.class_names
+        self._refs, self._labels = first.row_ref, first.labels
+        self._holdout = np.zeros(len(self._refs), dtype=bool)
+        self.rejected = [entry for catalogue in catalogues for entry in catalogue.rejected]
+        self.rejected_rows = sum(catalogue.rejected_rows for catalogue in catalogues)
+        self.seen = 0
+        self.references = sum(catalogue.references for catalogue in catalogues)
+        for other in others:
+            self._append(other)
+
+    def _append(self, other: Catalogue) -> None:
+        place = {name: position for position, name in enumerate(self._names)}
+        labels = np.array([place.get(name, -1) for name in other.class_names] or [-1], np.int32)[other.labels]
+        refs = other.row_ref + np.int32(self._catalogues[0].references)
+        unknown = labels < 0
+        for key in other.key_array(np.unique(other.row_ref[unknown])).to_pylist():
+            self._reject(key, "no_label", "a class that no training sample has", 0)
+        self.rejected_rows += int(unknown.sum())
+        self._refs = np.concatenate([self._refs, refs[~unknown]])
+        self._labels = np.concatenate([self._labels, labels[~unknown]])
+        self._holdout = np.concatenate([self._holdout, np.ones(int((~unknown).sum()), dtype=bool)])
+
+    def divide(self, share: float | None) -> None:
+        """Chooses the holdout: a second drop, a share, what the drop itself says, or else a fifth."""
+        if share is None:
+            return
+        given = self._catalogues[0].holdout
+        if share == 0.0 and given is not None and given.any():
+            self._holdout = given.astype(bool)
+            return
+        keys = self._catalogues[0].key_array(np.arange(self.references, dtype=np.int32))
+        # By a digest of the key: a sample stays on its side when the drop grows, and copies of a row stay together.
+        order = np.fromiter(
+            (int.from_bytes(hashlib.sha256(key.as_py().encode()).digest()[:8], "big") for key in keys),
+            dtype=np.uint64,
+            count=len(keys),
+        )[self._refs]
+        by_label = np.argsort(self._labels, kind="stable")
+        for mine in np.split(by_label, np.searchsorted(self._labels[by_label], np.arange(1, len(self._names)))):
+            if not len(mine):
+                continue
+            ranked = np.sort(order[mine])
+            wanted = max(1, round((share or _DEFAULT_HOLDOUT) * len(mine)))
+            chosen = order[mine] <= ranked[min(wanted, len(mine)) - 1]
+            self._holdout[mine] = chosen if not chosen.all() else order[mine] < ranked[-1]
+
+    def limit(self) -> None:
+        """Applies the limits, so that only chosen images are read."""
+        kept = []
+        for holdout, limit, name in (
+            (False, self.options.train_limit, "train_limit"),
+            (True, self.options.holdout_limit, "holdout_limit"),
+        ):
+            rows = np.flatnonzero(self._holdout == holdout)
+            kept.append(rows[stratified_rows(self._labels[rows], limit, self.options.seed, name)])
+        # Training rows first, each part in the order of the drop.
+        self._take(np.concatenate(kept))
+        self.seen = len(self._refs) + self.rejected_rows
+
+    def decode(self, drafts: Drafts, scratch: Path) -> None:
+        """Reads the chosen images, and ends early once too many of them are bad."""
+        self.check_ratio()
+        weight = np.bincount(self._refs, minlength=self.references)
+        start = 0
+        for catalogue in self._catalogues:
+            stop = start + catalogue.references
+            refs = (np.flatnonzero(weight[start:stop])).astype(np.int32)
+            for found in decode_all(catalogue, refs, scratch, self.options.image_size):
+                drafts.add(found, start)
+                bad = found.refs[list(found.problems)]
+                keys = catalogue.key_array(bad).to_pylist()
+                rows = weight[start + bad].tolist()
+                for key, count, (reason, detail) in zip(keys, rows, found.problems.values(), strict=True):
+                    self._reject(key, reason, detail, count)
+                self.check_ratio()
+            start = stop
+        self._take(np.flatnonzero(drafts.shapes[self._refs, 0] > 0))
+
+    def judge(self, drafts: Drafts) -> None:
+        """What only shows when all images are known: sizes, contradicting labels, holdout images in training."""
+        self._same_size(drafts)
+        if not len(self._refs):
+            return
+        used, position = np.unique(self._refs, return_inverse=True)
+        digests = np.ascontiguousarray(drafts.digests[used]).view("V32").reshape(-1)
+        image_of = np.unique(digests, return_inverse=True)[1][position]
+        images = int(image_of.max()) + 1
+        lowest, highest = np.full(images, 2**31 - 1, np.int32), np.full(images, -1, np.int32)
+        np.minimum.at(lowest, image_of, self._labels)
+        np.maximum.at(highest, image_of, self._labels)
+        contradicts = (lowest < highest)[image_of]
+        in_training = np.zeros(images, dtype=bool)
+        in_training[image_of[~self._holdout]] = True
+        copied = in_training[image_of] & self._holdout & ~contradicts
+        for row, key, count in self._mentions(np.flatnonzero(contradicts)):
+            names = f"{self._names[lowest[image_of[row]]]} and {self._names[highest[image_of[row]]]}"
+            self._reject(key, "label_conflict", f"labelled {self._names[self._labels[row]]}; seen: {names}", count)
+        for _, key, _ in self._mentions(np.flatnonzero(copied)):
+            # Not held against the drop: training is none the worse for it.
+            self._reject(key, "in_training", "the training copy stays", 0)
+        self._take(np.flatnonzero(~contradicts & ~copied))
+        self.check_ratio()
+
+    def settle(self, drafts: Drafts) -> Drop:
+        """The drop as training sees it.
+
+        Raises:
+            DataError: Nothing to train on, or to measure with.
+        """
+        subject = f"drop {self._location}"
+        n_train = int((~self._holdout).sum())
+        check_classes(self._labels[:n_train], self._names, subject)
+        hint = "Add samples, or leave the class out. A sample more goes to the holdout."
+        check_class_sizes(self._labels[:n_train], self._names, subject, hint)
+        if n_train == len(self._labels):
+            raise DataError(
+                f"{subject}, holdout",
+                expected="at least one sample that is not trained on",
+                found="none" + (": all are copies of training samples" if "in_training" in self._reasons() else ""),
+                hint="Name a holdout drop or a share with holdout.",
+            )
+        shapes = drafts.shapes[self._refs]
+        return Drop(
+            form=self._catalogues[0].form,
+            class_names=tuple(self._names),
+            shape=(int(shapes[:, 0].max()), int(shapes[0, 1]), int(shapes[0, 2])),
+            n_train=n_train,
+            labels=self._labels.astype(np.int16),
+            rejected=self.rejected,
+            rejected_rows=self.rejected_rows,
+            rows_seen=self.seen,
+            _catalogues=self._catalogues,
+            _refs=self._refs,
+            _drafts=drafts,
+        )
+
+    def _same_size(self, drafts: Drafts) -> None:
+        sides = drafts.shapes[self._refs, 1:].astype(np.int64)
+        if not len(sides):
+            return
+        code = sides[:, 0] * 65_536 + sides[:, 1]
+        sizes, counts = np.unique(code, return_counts=True)
+        usual = int(sizes[np.argmax(counts)])
+        wanted = f"{usual % 65_536}x{usual // 65_536}"
+        for row, key, count in self._mentions(np.flatnonzero(code != usual)):
+            detail = f"{sides[row, 1]}x{sides[row, 0]} instead of {wanted}; image_size makes all images one size"
+            self._reject(key, "other_size", detail, count)
+        self._take(np.flatnonzero(code == usual))
+        self.check_ratio()
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> None:
+        self._refs, self._labels, self._holdout = self._refs[rows], self._labels[rows], self._holdout[rows]
+
+    def _mentions(self, rows: npt.NDArray[np.int64]) -> Iterator[tuple[int, str, int]]:
+        """Every different pair of image and label among some rows: one of its rows, its key, how many rows it has.
+
+        A list can repeat a pair millions of times, which no entry for each of them would survive.
+        """
+        pairs = self._refs[rows].astype(np.int64) << 32 | self._labels[rows]
+        _, chosen, counts = np.unique(pairs, return_index=True, return_counts=True)
+        refs, first = self._refs[rows[chosen]], self._catalogues[0]
+        keys = first.key_array(refs[refs < first.references]).to_pylist()
+        for other in self._catalogues[1:]:
+            keys += other.key_array(refs[refs >= first.references] - first.references).to_pylist()
+        return zip(rows[chosen].tolist(), keys, counts.tolist(), strict=True)
+
+    def _reject(self, key: str, reason: str, detail: str, rows: int) -> None:
+        self.rejected.append(Rejected(printable(key), reason, printable(detail)))
+        self.rejected_rows += rows
+
+    def _reasons(self) -> Counter[str]:
+        return Counter(entry.reason for entry in self.rejected)
+
+    def check_ratio(self) -> None:
+        """Ends the drop once too large a share of it is rejected.
+
+        Raises:
+            DataError: It is.
+        """
+        limit = self.options.max_rejected_ratio
+        files = sum(catalogue.files for catalogue in self._catalogues)
+        bad_files = sum(catalogue.bad_files for catalogue in self._catalogues)
+        # A shard that cannot be read does not tell how many samples it would have had.
+        if self.rejected_rows <= limit * self.seen and bad_files <= limit * max(files, bad_files and 1):
+            return
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self._reasons().most_common())
+        example = self.rejected[-1]
+        raise DataError(
+            f"drop {self._location}",
+            expected=f"at most {limit:.1%} of its samples rejected (max_rejected_ratio)",
+            found=f"{self.rejected_rows} of {self.seen} rows ({reasons}), the last of them {example.key}: "
+            f"{example.detail}",
+            hint="`untaint ingest --only-check --drop …` lists them all.",
+        )

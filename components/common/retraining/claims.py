@@ -1,0 +1,194 @@
+"""Claims on drops: which run trains which drop, so that no two runs train one and none is trained twice.
+
+All that is known of a model name lies below ``<root>/models/<name>/``:
+
+- ``claims/<content digest>.json``: who trains that content or has trained it. It appears by one conditional write and
+  changes by compare-and-swap only, so of any number of claimants one wins. It is named by the content, so a drop that
+  equals one already done meets that one's claim.
+- ``seen/<digest of drop and ETag>``: drops that need not be read again; to lose one costs time and nothing else.
+
+A training keeps its claim as long as it gives signs of life: anything that its stages write below
+``<root>/runs/<run_id>/``, which they do at least every minute while they train. A lease without one, by clocks that
+agree to within seconds, frees the claim for a takeover with the next epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from dataclasses import replace
+
+from components.common.contracts.errors import ConfigError, ConflictError, DataError
+from components.common.retraining.drops import Drop, check_files, date_of, find_drops, read_ready
+from components.common.retraining.records import CLAIMED, DONE, Claim, Search, Terms, content_digest
+from components.common.storage.addresses import join
+from components.common.storage.store import Store
+
+__all__ = ["checked_run_id", "claim_next", "complete", "model_uri", "require_held"]
+
+logger = logging.getLogger(__name__)
+
+
+def checked_run_id(run_id: str) -> str:
+    """A run id as it came, if it can be one.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not run_id or not all(c.isalnum() or c in "-_." for c in run_id) or run_id.startswith("."):
+        raise ConfigError(
+            "run_id",
+            expected="letters, digits, '-', '_' and '.', not starting with a dot",
+            found=repr(run_id[:80]),
+            hint="Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone.",
+        )
+    return run_id
+
+
+def model_uri(root: str, name: str) -> str:
+    """Where everything of a model name lies."""
+    return join(root, "models", name)
+
+
+def claim_next(store: Store, drops_uri: str, terms: Terms) -> Search:
+    """Claims the oldest drop that is ready, whole, not trained and not being trained.
+
+    Asking again with the same holder gives the same claim, so a step that is started anew goes on with its drop.
+
+    Args:
+        store: The store at the root of the run data.
+        drops_uri: Prefix with one folder per drop, or a drop itself.
+        terms: Model name, run id, lease and dates.
+
+    Raises:
+        ConfigError: Not an S3 URI.
+        ContractError: A claim is not readable.
+        StorageError: The store cannot answer.
+    """
+    base = model_uri(store.root, terms.name)
+    seen = {info.uri.rpartition("/")[2] for info in store.list(f"{base}/seen/")}
+    refused: list[str] = []
+    passed: Counter[str] = Counter()
+    for drop in find_drops(store, drops_uri):
+        if not _in_range(drop, terms):
+            passed["outside of the dates"] += 1
+        elif _mark(drop.uri, drop.ready_etag) in seen:
+            passed["done"] += 1
+        else:
+            try:
+                claim, reason = _try(store, base, drop, terms)
+            except DataError as problem:
+                logger.info("drop %s is refused: %s", drop.uri, problem)
+                refused.append(str(problem))
+                continue
+            if claim is not None:
+                return Search(claim=claim, refused=refused, passed=dict(passed))
+            passed[reason] += 1
+    return Search(claim=None, refused=refused, passed=dict(passed))
+
+
+def require_held(store: Store, name: str, claim: Claim) -> str:
+    """Checks that a claim still is this run's, and gives its ETag.
+
+    Raises:
+        ConflictError: Another run took the drop over, or the claim is gone.
+    """
+    uri = _claim_uri(model_uri(store.root, name), claim.content)
+    found = store.find(uri)
+    standing = Claim.from_bytes(found[0], uri) if found else None
+    if found is None or standing is None or (standing.holder, standing.epoch) != (claim.holder, claim.epoch):
+        raise ConflictError(
+            uri,
+            expected=f"the claim of run {claim.holder}, epoch {claim.epoch}",
+            found=f"that of run {standing.holder}, epoch {standing.epoch}" if standing else "none",
+            hint="This run was silent for longer than its lease and lost the drop; its result is not used. "
+            "Give longer leases with `--set claim.lease_seconds=…` if trainings are slow.",
+        )
+    return found[1]
+
+
+def complete(store: Store, name: str, claim: Claim, outcome: str) -> None:
+    """Notes that a drop has been trained, so that its content never is again under this model name.
+
+    Harmless when repeated.
+
+    Raises:
+        ConflictError: Another run took the drop over.
+    """
+    base = model_uri(store.root, name)
+    etag = require_held(store, name, claim)
+    uri = _claim_uri(base, claim.content)
+    store.put_if_match(uri, replace(claim, state=DONE, outcome=outcome).to_bytes(), etag)
+    _note_seen(store, base, claim.drop_uri, claim.ready_etag)
+
+
+def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | None, str]:
+    """A claim on that drop, or why there is none."""
+    files = read_ready(store, drop)
+    content = content_digest(files)
+    uri = _claim_uri(base, content)
+    wanted = Claim(
+        content=content,
+        drop_uri=drop.uri,
+        ready_etag=drop.ready_etag,
+        holder=terms.holder,
+        epoch=1,
+        since=round(time.time(), 3),
+        lease_seconds=terms.lease_seconds,
+    )
+    found = store.find(uri)
+    if found is None:
+        check_files(store, drop, files)
+        return (wanted, CLAIMED) if store.put_if_absent(uri, wanted.to_bytes()) else (None, "being trained")
+    standing = Claim.from_bytes(found[0], uri)
+    if standing.state == DONE:
+        if standing.drop_uri != drop.uri:
+            logger.info("drop %s has the content of %s, which is done", drop.uri, standing.drop_uri)
+        _note_seen(store, base, drop.uri, drop.ready_etag)
+        return None, "done"
+    if standing.holder == terms.holder:
+        return standing, CLAIMED
+    if time.time() < _last_sign(store, standing) + standing.lease_seconds:
+        return None, "being trained"
+    if standing.epoch >= terms.attempts:
+        logger.info("drop %s is left alone: %d trainings of it died; delete %s to try", drop.uri, standing.epoch, uri)
+        return None, "given up"
+    check_files(store, drop, files)
+    wanted = replace(wanted, epoch=standing.epoch + 1)
+    try:
+        store.put_if_match(uri, wanted.to_bytes(), found[1])
+    except ConflictError:
+        return None, "being trained"
+    logger.info("took drop %s over from run %s, which went silent", drop.uri, standing.holder)
+    return wanted, CLAIMED
+
+
+def _last_sign(store: Store, claim: Claim) -> float:
+    """When a training was last seen at work, seconds since 1970."""
+    latest = claim.since
+    # Only a claim that looks expired is worth a listing.
+    if time.time() >= latest + claim.lease_seconds:
+        for info in store.list(f"{join(store.root, 'runs', claim.holder)}/"):
+            latest = max(latest, info.last_modified.timestamp())
+    return latest
+
+
+def _in_range(drop: Drop, terms: Terms) -> bool:
+    if terms.since is None and terms.until is None:
+        return True
+    day = date_of(drop.name)
+    return day is not None and (terms.since or day) <= day <= (terms.until or day)
+
+
+def _claim_uri(base: str, content: str) -> str:
+    return join(base, "claims", f"{content}.json")
+
+
+def _mark(drop_uri: str, ready_etag: str) -> str:
+    return hashlib.sha256(f"{drop_uri}\n{ready_etag}".encode()).hexdigest()[:32]
+
+
+def _note_seen(store: Store, base: str, drop_uri: str, ready_etag: str) -> None:
+    store.put(join(base, "seen", _mark(drop_uri, ready_etag)), b"")

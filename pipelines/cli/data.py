@@ -1,0 +1,240 @@
+"""The commands of ``untaint`` for one's own data: ``ingest --drop`` and ``suspects show``."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from components.common.contracts.configs import IngestConfig, from_mapping
+from components.common.contracts.errors import ConfigError
+from pipelines.cli.options import settings_option, store_option
+from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from pipelines.local.home import home
+from pipelines.local.screen import Screen
+
+if TYPE_CHECKING:
+    from components.common.datasets.base import Folder
+
+__all__ = ["ingest_command", "suspects_group"]
+
+_DEFAULTS = default_parameters()
+_INGEST = IngestConfig()
+
+
+@click.command("ingest")
+@click.option("--drop", required=True, metavar="FOLDER|s3://…", help="The folder or prefix of your images.")
+@click.option(
+    "--holdout", default="", help="A share in (0, 1), or the address of a holdout drop. [default: its own, else 0.2]"
+)
+@click.option("--image-size", default=_INGEST.image_size, show_default=True, help="Side to resize to; 0 keeps sizes.")
+@click.option(
+    "--mirror",
+    type=click.Choice(["auto", "yes", "no"]),
+    default=_INGEST.mirror,
+    show_default=True,
+    help="Whether a horizontal flip keeps the class; not so for digits and text.",
+)
+@click.option(
+    "--max-rejected-ratio",
+    default=_INGEST.max_rejected_ratio,
+    show_default=True,
+    help="Share of samples that may be bad, in [0, 1], before the drop is refused.",
+)
+@click.option("--train-limit", default=_INGEST.train_limit, show_default=True, help="Training samples; 0 for all.")
+@click.option("--model", default=_DEFAULTS["model"], show_default=True, help="Model to train.")
+@click.option("--seed", default=_DEFAULTS["seed"], show_default=True, help="Seed of everything random.")
+@click.option("--control/--no-control", default=False, show_default=True, help="Train the undefended model too.")
+@click.option(
+    "--canary",
+    "canary_ratio",
+    default=_INGEST.canary_ratio,
+    show_default=True,
+    metavar="SHARE",
+    help="Share of the training samples, in [0, 0.1], that get a trigger of our own, to see whether it is caught.",
+)
+@click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
+@click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
+@store_option()
+@settings_option()
+@click.pass_context
+def ingest_command(
+    ctx: click.Context,
+    /,
+    drop: str,
+    model: str,
+    seed: int,
+    train_limit: int,
+    control: bool,
+    only_check: bool,
+    run_id: str,
+    store: str,
+    settings: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Audit your own images: a clean model, and a list of suspects with reasons.
+
+    A drop is a folder or prefix with one folder of images per class, Hugging Face style Parquet shards, or index.csv
+    or index.parquet with the columns key and label. No attack is injected.
+
+    \b
+    Examples:
+      untaint ingest --drop ./photos --image-size 64
+      untaint ingest --drop s3://bucket/drops/2026-11-20 --holdout s3://bucket/holdout
+      untaint ingest --drop ./photos --only-check
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.local.run import Plan, load_plan, new_run_id, run
+
+    drop, given["holdout"] = _address(drop), _address(given["holdout"])
+    parameters = {
+        **_DEFAULTS,
+        "dataset": f"drop:{drop}",
+        "attack": "none",
+        "model": model,
+        "seed": seed,
+        "train_limit": train_limit,
+        "ingest_settings": given,
+    }
+    parameters = apply_settings(parameters, settings)
+    check_parameters(parameters)
+    write = Screen(sys.stdout)
+    if only_check:
+        own = {name: parameters[name] for name in ("dataset", "train_limit", "attack", "seed")}
+        ctx.exit(_check(from_mapping(IngestConfig, {**parameters["ingest_settings"], **own}), drop, store, write))
+    if run_id and load_plan(home(), run_id) is not None:
+        raise ConfigError(
+            f"run {run_id}",
+            expected="the name of a new run",
+            found="one that was started here",
+            hint=f"`untaint run --run-id {run_id}` goes on with it.",
+        )
+    run_id = run_id or new_run_id()
+    code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
+    if code == 0:
+        write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
+        if parameters["ingest_settings"]["canary_ratio"]:
+            write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
+    ctx.exit(code)
+
+
+def _address(text: str) -> str:
+    """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is.
+
+    Raises:
+        ConfigError: No such folder.
+    """
+    if not text or "://" in text:
+        return text
+    try:
+        float(text)
+    except ValueError:
+        path = Path(text).expanduser().absolute()
+    else:
+        return text
+    # Looked up here, so that a slip of the pen starts no run.
+    if not path.is_dir():
+        raise ConfigError(
+            f"folder {path}",
+            expected="a folder of images on this machine, or s3://bucket/prefix",
+            found="a file" if path.exists() else "nothing of that name",
+            hint="Check the path.",
+        )
+    return str(path)
+
+
+def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
+    from components.common.contracts.errors import DataError
+    from components.common.datasets.base import LocalFolder
+    from components.common.intake.drop import DropOptions, survey_drop
+    from components.common.storage.store import Store
+    from components.common.tables.tables import REJECT_REASONS
+    from components.ingest.sources import folders
+    from pipelines.local.run import opened_store
+
+    options = DropOptions(
+        holdout=config.holdout,
+        max_rejected_ratio=config.max_rejected_ratio,
+        train_limit=config.train_limit,
+        holdout_limit=config.holdout_limit,
+        image_size=config.image_size,
+        seed=config.seed,
+    )
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="untaint-drop-")))
+        folder_of: Callable[[str], Folder] = LocalFolder
+        if "s3://" in drop + config.holdout:
+            root, _ = stack.enter_context(opened_store(store, home()))
+            folder_of = folders(Store(root))
+        survey = survey_drop(drop, options, folder_of, scratch)
+    write(f"{drop}: {survey.rows_seen} samples, {survey.rejected_rows} rejected")
+    counts: dict[str, int] = {}
+    for entry in survey.rejected:
+        counts[entry.reason] = counts.get(entry.reason, 0) + 1
+    for reason in sorted(counts, key=lambda name: -counts[name]):
+        write(f"  {counts[reason]:>8}  {reason:<16} {REJECT_REASONS[reason]}")
+    for entry in survey.rejected[:20]:
+        write(f"  {entry.key}: {entry.reason}, {entry.detail}")
+    if len(survey.rejected) > 20:
+        write(f"  … and {len(survey.rejected) - 20} more")
+    if survey.drop is not None:
+        found = survey.drop
+        size = "x".join(map(str, found.shape))
+        write(
+            f"usable: {found.n_train} training and {len(found.labels) - found.n_train} holdout images of {size}, "
+            f"{len(found.class_names)} classes"
+        )
+        return 0
+    if survey.problem is not None:
+        raise survey.problem
+    return DataError.exit_code
+
+
+@click.group("suspects")
+def suspects_group() -> None:
+    """See which samples a finished run suspects."""
+
+
+@suspects_group.command("show")
+@click.argument("run", metavar="RUN_ID|s3://…/runs/RUN_ID")
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many to list.")
+@click.option("--sheet", default="", type=click.Path(dir_okay=False), help="The PNG. [default: beside the report]")
+@store_option()
+def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
+    """List the most suspect samples and write a contact sheet of them.
+
+    \b
+    Examples:
+      untaint suspects show 20260131-120000-1f2e
+      untaint suspects show s3://bucket/untaint/runs/20260131-120000-1f2e --top 64 --sheet suspects.png
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.storage.store import Store
+    from pipelines.local.run import load_plan, opened_store
+    from pipelines.views.suspects import contact_sheet, read_images, read_suspects, run_of, suspect_lines
+
+    run_id = run
+    if run.startswith("s3://"):
+        store, run_id = run_of(run)
+    elif not store and (plan := load_plan(home(), run)) is not None:
+        store = plan.store
+    with opened_store(store, home()) as (root, _):
+        reached = Store(root)
+        rows, manifest = read_suspects(reached, run_id)
+        shown = rows[:top]
+        click.echo(f"run {run_id}: {len(rows)} suspects, {manifest.facts.get('verdict', '')}")
+        if not rows:
+            return
+        for line in suspect_lines(shown):
+            click.echo(line)
+        images = read_images(reached, run_id, [int(row["sample_id"]) for row in shown])
+    target = Path(sheet) if sheet else home() / "runs" / run_id / "suspects.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(contact_sheet(shown, images))
+    click.echo(f"contact sheet: {target}")
+    for name in ("suspects", "suspects_csv", "cleaned_index", "cleaned_index_csv"):
+        if name in manifest.objects:
+            click.echo(f"{name}: {manifest.objects[name].uri}")

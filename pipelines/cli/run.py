@@ -1,0 +1,138 @@
+"""The commands of ``untaint`` that run or compile pipelines; ``pipelines.cli.main`` imports them by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+import click
+from click.core import ParameterSource
+
+from components.common.contracts.errors import ConfigError
+from pipelines.cli.options import settings_option, store_option
+from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from pipelines.local.home import home
+
+__all__ = ["compile_command", "report_command", "run_command", "start_run"]
+
+_DEFAULTS = default_parameters()
+_CONTROL = click.option(
+    "--control/--no-control", default=True, show_default=True, help="Train the undefended model too, for comparison."
+)
+
+
+def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
+
+
+@click.command("run")
+@_option("dataset", "mnist5k, cifar10, or parquet:FOLDER or parquet:s3://… for your own.")
+@_option("train_limit", "Training samples to take, stratified; 0 for all.")
+@_option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are.")
+@_option("poison_rate", "Poisoned share of the training set, in [0, 1].")
+@_option("target_label", "Class that triggered images are to be taken for.")
+@_option("model", "Model to train (`untaint list models`).")
+@_option("seed", "Seed of everything random.")
+@_CONTROL
+@click.option(
+    "--run-id", default="", help="Continue this run, with the options it was started with; or name a new one."
+)
+@store_option()
+@settings_option()
+@click.pass_context
+def run_command(
+    ctx: click.Context, /, control: bool, run_id: str, store: str, settings: tuple[str, ...], **given: Any
+) -> None:
+    """Run the whole pipeline on this machine.
+
+    \b
+    Examples:
+      untaint run
+      untaint run --attack wanet --poison-rate 0.05 --seed 1
+      untaint run --dataset parquet:s3://bucket/images --attack none --store s3://bucket/untaint
+      untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    start_run(ctx, control, run_id, store, settings, given)
+
+
+def start_run(
+    ctx: click.Context,
+    control: bool,
+    run_id: str,
+    store: str,
+    settings: tuple[str, ...],
+    given: Mapping[str, Any],
+    images: tuple[str, str] | None = None,
+) -> NoReturn:
+    """Puts a run's plan together from its options and those that it was started with, runs it and exits.
+
+    Args:
+        ctx: The command's context, which knows what the user gave.
+        control: Whether the undefended model is trained.
+        run_id: The run to continue or to name; empty for a new one.
+        store: Root URI of the user's store, or empty.
+        settings: ``stage.key=value`` texts.
+        given: The pipeline's parameters that are options of their own.
+        images: Registry and tag of the images in which the stages run; None runs them as processes.
+    """
+    from pipelines.local.run import Plan, load_plan, new_run_id, run
+    from pipelines.local.screen import Screen
+
+    before = load_plan(home(), run_id) if run_id else None
+    chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
+    parameters = {**_DEFAULTS, **(before.parameters if before else {})}
+    parameters |= {name: value for name, value in given.items() if name in chosen}
+    parameters = apply_settings(parameters, settings)
+    check_parameters(parameters)
+    plan = Plan(
+        parameters=parameters,
+        control=before.control if before and "control" not in chosen else control,
+        store=before.store if before and "store" not in chosen else store,
+    )
+    ctx.exit(run(plan, run_id or new_run_id(), home(), Screen(sys.stdout), images))
+
+
+@click.command("report")
+@click.argument("run_id")
+@store_option()
+def report_command(run_id: str, store: str) -> None:
+    """Show the result of the finished run RUN_ID again, and fetch its report."""
+    from components.common.storage.store import Store
+    from pipelines.local.run import load_plan, opened_store
+    from pipelines.views.summary import show
+
+    plan = load_plan(home(), run_id)
+    if plan is None and not store:
+        raise ConfigError(
+            f"run {run_id}",
+            expected=f"a run that was started here, in {home() / 'runs'}",
+            found="none",
+            hint="Go to the folder where it was started, or name the store with --store.",
+        )
+    with opened_store(store or (plan.store if plan else ""), home()) as (root, _):
+        show(Store(root), run_id, home() / "runs" / run_id, click.echo)
+
+
+@click.command("compile")
+@click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images; may be empty.")
+@click.option("--tag", default="dev", show_default=True, help="Tag of the images. It must change with the code.")
+@click.option("--output", default="training.yaml", show_default=True, type=click.Path(dir_okay=False), help="The file.")
+@click.option("--profile", default="", help="What a cluster grants each stage: cpu, gpu, eks-irsa or a YAML file.")
+@_CONTROL
+def compile_command(registry: str, tag: str, output: str, profile: str, control: bool) -> None:
+    """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes.
+
+    \b
+    Example:
+      untaint compile --registry ghcr.io/me --tag v1 --profile gpu --output training.yaml
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.dag.profiles import load_profile
+    from pipelines.dag.training import compile_pipeline
+
+    if not output.endswith((".yaml", ".yml")):
+        raise ConfigError(
+            f"--output {output}", expected="a name that ends in .yaml", found="another", hint="Rename the file."
+        )
+    compile_pipeline(output, registry, tag, load_profile(profile) if profile else None, control=control)
+    click.echo(f"wrote {output}")

@@ -1,0 +1,261 @@
+"""``untaint schedule``, ``backfill`` and ``deliver``: retraining on new drops, on a cluster and on one machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from components.common.contracts.configs import ClaimConfig, PromoteConfig
+from components.common.contracts.errors import ConfigError
+from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.submit import _server_options
+from pipelines.local.home import home
+from pipelines.local.screen import Screen
+
+__all__ = ["backfill_command", "deliver_command", "schedule_group"]
+
+_DECIDED = {f"ingest.{name}" for name in ("dataset", "attack", "poison_rate", "target_label")}
+_STEPS = {"claim": ClaimConfig, "promote": PromoteConfig}
+_F = Callable[..., Any]
+
+_store = store_option(
+    "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
+)
+_name = click.option("--name", default=ClaimConfig().name, show_default=True, help="Name of the model.")
+_drops = click.option("--drops", required=True, metavar="s3://…", help="Prefix with one folder per drop.")
+_control = click.option(
+    "--control/--no-control", default=False, show_default=True, help="Train the undefended model too, for comparison."
+)
+_settings = settings_option(
+    "Any setting of a stage, as in `untaint run`, or of claim and promote: promote.max_acc_loss=0.01."
+)
+
+
+def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
+    """The retraining pipeline's parameters with what the user set."""
+    from pipelines.dag.retrain import default_parameters
+    from pipelines.dag.settings import apply_settings
+    from pipelines.dag.settings import default_parameters as of_training
+
+    parameters = {**default_parameters(), **given}
+    for text in settings:
+        if text.partition("=")[0].strip() in _DECIDED:
+            raise ConfigError(
+                f"setting {text[:80]}",
+                expected="a setting of a training on drops",
+                found="one of an injected attack, or the dataset, which the claim decides",
+                hint="Use `untaint run` to try attacks.",
+            )
+    changed = apply_settings({**of_training(), **parameters}, settings, _STEPS)
+    return {name: changed[name] for name in parameters}
+
+
+def _order(name: str, drops: str, store: str, control: bool, parameters: dict[str, Any]) -> Any:
+    from pipelines.local.retrain import Order, check_order
+
+    check_order(name, drops, parameters)
+    return Order(name=name, drops=drops, store=store, parameters=parameters, control=control)
+
+
+@click.group("schedule")
+def schedule_group() -> None:
+    """Retrain on new drops: on a cluster by the clock, or once on this machine."""
+
+
+@schedule_group.command("create")
+@click.option("--cron", required=True, help='Six fields, seconds first: "0 0 3 * * *" is every day at 3.')
+@_drops
+@_name
+@_store
+@click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images.")
+@click.option("--tag", default="dev", show_default=True, help="Tag of the images.")
+@click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
+@click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
+@_control
+@_settings
+@_server_options
+def schedule_create_command(
+    cron: str,
+    drops: str,
+    name: str,
+    store: str,
+    registry: str,
+    tag: str,
+    profile: str,
+    service_account: str,
+    control: bool,
+    settings: tuple[str, ...],
+    host: str,
+    namespace: str,
+) -> None:
+    """Make a recurring run, or replace the one of the same name.
+
+    It runs one at a time and makes up for no missed time: the first step of each run looks for the oldest drop that
+    nobody has trained, and the run ends there if there is none.
+
+    \b
+    Example:
+      untaint schedule create --cron "0 0 3 * * *" --drops s3://data/drops --store s3://data/untaint --name digits
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.storage.addresses import parse_uri
+    from pipelines.cluster.cron import check_cron
+    from pipelines.cluster.schedule import SCHEDULED_TIME, Schedules, compiled
+    from pipelines.cluster.server import connect
+    from pipelines.dag.profiles import load_profile
+    from pipelines.local.retrain import check_order
+
+    check_cron(cron)
+    if not store:
+        raise ConfigError(
+            "--store",
+            expected="the s3:// root that the cluster's stages can reach",
+            found="none",
+            hint="Give --store or set UNTAINT_STORE.",
+        )
+    parse_uri(store)
+    parameters = _parameters(settings)
+    check_order(name, drops, parameters)
+    parameters |= {
+        "store_root": store.rstrip("/"),
+        "run_id": f"{name}-{SCHEDULED_TIME}",
+        "name": name,
+        "drops": drops.rstrip("/"),
+    }
+    granted = load_profile(profile)
+    with compiled(registry, tag, granted, control=control) as package:
+        made = Schedules(connect(host, namespace)).create(
+            name, cron, parameters, package, service_account=service_account or granted.service_account
+        )
+    click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
+
+
+@schedule_group.command("list")
+@_server_options
+def schedule_list_command(host: str, namespace: str) -> None:
+    """List the schedules."""
+    from pipelines.cluster.schedule import Schedules
+    from pipelines.cluster.server import connect
+    from pipelines.views.summary import table
+
+    found = Schedules(connect(host, namespace)).all()
+    if not found:
+        click.echo("no schedules")
+        return
+    rows = [(s.name, s.cron, "on" if s.enabled else "paused", s.drops, s.id) for s in found]
+    for line in table(("name", "cron", "state", "drops", "id"), rows):
+        click.echo(line)
+
+
+def _change(verb: str, done: str, text: str) -> None:
+    """Enters a command that does one thing to one schedule."""
+
+    @schedule_group.command(verb, help=text)
+    @click.argument("name")
+    @_server_options
+    def command(name: str, host: str, namespace: str) -> None:
+        from pipelines.cluster.schedule import Schedules
+        from pipelines.cluster.server import connect
+
+        getattr(Schedules(connect(host, namespace)), verb)(name)
+        click.echo(f"schedule {name}: {done}")
+
+
+_change("pause", "paused", "Pause the schedule NAME.")
+_change("resume", "on; missed times are not made up for", "Let the paused schedule NAME go on.")
+_change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and models stay.")
+
+
+@schedule_group.command("run-once")
+@_drops
+@_name
+@_store
+@_control
+@_settings
+@click.option("--run-id", default="", help="Go on with this run, which was stopped; or name a new one.")
+@click.pass_context
+def schedule_run_once_command(
+    ctx: click.Context,
+    drops: str,
+    name: str,
+    store: str,
+    control: bool,
+    settings: tuple[str, ...],
+    run_id: str,
+) -> None:
+    """Do on this machine what a schedule does on a cluster, once.
+
+    Ends with 0 if the model was promoted or there is nothing new, and with 6 if the gates kept the champion.
+
+    \b
+    Example:
+      untaint schedule run-once --drops s3://untaint/drops --name digits
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.local.retrain import retrain_once
+    from pipelines.local.run import new_run_id
+
+    order = _order(name, drops, store, control, _parameters(settings))
+    ctx.exit(retrain_once(order, run_id or new_run_id(), home(), Screen(sys.stdout)).code)
+
+
+@click.command("backfill")
+@click.argument("first", metavar="FROM")
+@click.argument("last", metavar="TO")
+@_drops
+@_name
+@_store
+@_control
+@_settings
+@click.pass_context
+def backfill_command(
+    ctx: click.Context,
+    first: str,
+    last: str,
+    drops: str,
+    name: str,
+    store: str,
+    control: bool,
+    settings: tuple[str, ...],
+) -> None:
+    """Train on the drops whose date lies in FROM..TO, oldest first, on this machine.
+
+    The date is the one in the drop's name: .../2026-11-20/ or .../batch-20261120/. Drops that are done stay done.
+    Ends with 0 if every model was promoted, and with 6 if the gates kept the champion once or more.
+
+    \b
+    Example:
+      untaint backfill 2026-11-01 2026-11-20 --drops s3://untaint/drops --name digits
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.claim.algorithm import terms_of
+    from pipelines.local.retrain import backfill
+
+    terms_of(ClaimConfig(name=name, since=first, until=last), "backfill")
+    order = _order(name, drops, store, control, _parameters(settings, since=first, until=last))
+    ended = backfill(order, home(), Screen(sys.stdout))
+    for one in ended:
+        click.echo(f"{one.run_id}: {one.outcome}")
+    ctx.exit(ended[-1].code or max(one.code for one in ended))
+
+
+@click.command("deliver")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("drop", metavar="s3://…")
+def deliver_command(folder: Path, drop: str) -> None:
+    """Upload FOLDER as a drop: its files first, and then the _READY.json that makes it count.
+
+    Without AWS_ENDPOINT_URL it goes to the embedded store.
+
+    \b
+    Example:
+      untaint deliver ./pictures s3://untaint/drops/2026-11-20
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.retraining.drops import deliver
+    from components.common.storage.store import Store
+    from pipelines.local.run import opened_store
+
+    with opened_store("", home()) as (root, _):
+        count = deliver(Store(root), folder, drop)
+    click.echo(f"{count} files in {drop.rstrip('/')}, ready")

@@ -1,0 +1,274 @@
+"""The commands of ``untaint`` that run the pipeline on a cluster: ``submit`` and ``runs``."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from components.common.contracts.errors import ConfigError
+from components.common.storage.addresses import parse_uri
+from pipelines.cli.options import settings_option, store_option
+from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+
+__all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
+
+_DEFAULTS = default_parameters()
+_EXPERIMENT = "untaint"
+_NOT_SUCCEEDED = 1
+_INTERRUPTED = 130
+
+
+def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
+
+
+def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--namespace",
+            envvar="KFP_NAMESPACE",
+            default="",
+            help="Namespace of the run, where the server has several users.",
+        ),
+        click.option(
+            "--host",
+            envvar=["KF_PIPELINES_ENDPOINT", "KFP_ENDPOINT"],
+            default="",
+            metavar="URL",
+            help="Kubeflow Pipelines; without it, the cluster of the current kubectl context. A token is taken from "
+            "KFP_EXISTING_TOKEN, never from an option.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that decide what a run computes: the pipeline's parameters, ``control`` and ``settings``."""
+    for option in (
+        settings_option(),
+        click.option("--control/--no-control", default=True, show_default=True, help="Train the undefended model too."),
+        _option("seed", "Seed of everything random."),
+        _option("model", "Model to train (`untaint list models`)."),
+        _option("target_label", "Class that triggered images are to be taken for."),
+        _option("poison_rate", "Poisoned share of the training set, in [0, 1]."),
+        _option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are."),
+        _option("train_limit", "Training samples to take, stratified; 0 for all."),
+        _option("dataset", "mnist5k, cifar10, or parquet:s3://… for your own."),
+    ):
+        command = option(command)
+    return command
+
+
+def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
+    """The pipeline's parameters as checked from the values of ``parameter_options``.
+
+    Raises:
+        ConfigError: A setting that does not exist, a value out of its range, or a dataset that no pod could reach.
+    """
+    parameters = apply_settings({**_DEFAULTS, **given}, settings)
+    check_parameters(parameters)
+    source, colon, place = str(parameters["dataset"]).partition(":")
+    if colon and not place.startswith("s3://"):
+        raise ConfigError(
+            f"dataset '{source[:40]}:{place[:80]}'",
+            expected=f"{source[:40]}:s3://BUCKET/PREFIX, in the store that the pods reach",
+            found="a folder of this machine",
+            hint="Copy it to S3 first.",
+        )
+    return parameters
+
+
+@click.command("submit")
+@click.option("--package", type=click.Path(dir_okay=False, exists=True), help="A compiled pipeline; default: compile.")
+@click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images.")
+@click.option("--tag", default="dev", show_default=True, help="Tag of the images.")
+@click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
+@store_option("Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.")
+@click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
+@click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
+@click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
+@click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
+@click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
+@parameter_options
+@_server_options
+@click.pass_context
+def submit_command(
+    ctx: click.Context,
+    /,
+    host: str,
+    namespace: str,
+    package: str | None,
+    registry: str,
+    tag: str,
+    profile: str,
+    store: str,
+    experiment: str,
+    service_account: str,
+    run_id: str,
+    wait: bool,
+    timeout: int | None,
+    control: bool,
+    settings: tuple[str, ...],
+    **given: Any,
+) -> None:
+    """Run the pipeline on a Kubeflow Pipelines server.
+
+    \b
+    Examples:
+      untaint submit --registry ghcr.io/me --tag v1 --profile gpu --store s3://bucket/untaint --wait
+      untaint submit --package build/training.yaml --store s3://bucket/untaint --attack none \\
+        --dataset parquet:s3://bucket/images
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.cluster.server import connect
+    from pipelines.cluster.submit import follow, start, task_names, upload
+    from pipelines.dag.profiles import load_profile
+    from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
+    from pipelines.local.run import checked_run_id, new_run_id
+
+    try:
+        parse_uri(store)
+    except ConfigError:
+        raise ConfigError(
+            "the store of the run", expected="s3://BUCKET/PREFIX", found=f"'{store[:80]}'", hint="Give it with --store."
+        ) from None
+    parameters = parameters_of(given, settings)
+    granted = load_profile(profile)
+    write = partial(click.echo, file=sys.stdout)
+    run_id = checked_run_id(run_id or new_run_id())
+    if package and ctx.get_parameter_source("control") is not ParameterSource.DEFAULT:
+        raise ConfigError(
+            "--control", expected="no --package beside it", found="both", hint="It is decided when compiling."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(package) if package else Path(folder) / "training.yaml"
+        if not package:
+            compile_pipeline(path, registry, tag, granted, control=control)
+        names = task_names(path)
+        server = connect(host, namespace)
+        pipeline, version, new = upload(server, path, PIPELINE_NAME)
+    write(f"pipeline {PIPELINE_NAME}, version {version} ({'uploaded' if new else 'already there'})")
+    kfp_run = start(
+        server,
+        (pipeline, version),
+        f"{PIPELINE_NAME} {run_id}",
+        {**parameters, "store_root": store, "run_id": run_id},
+        experiment=experiment,
+        service_account=service_account or granted.service_account,
+    )
+    write(f"run {kfp_run}, data in {store.rstrip('/')}/runs/{run_id}")
+    write(f"UI: {server.link(kfp_run)}")
+    if not wait:
+        write(f"To follow it: untaint runs show {kfp_run}")
+        return
+    try:
+        state = follow(server, kfp_run, names, write, limit_seconds=timeout or float("inf"))
+    except KeyboardInterrupt:
+        write(f"Interrupted. The run goes on; to end it: untaint runs stop {kfp_run}")
+        ctx.exit(_INTERRUPTED)
+    ctx.exit(0 if state == "SUCCEEDED" else _NOT_SUCCEEDED)
+
+
+@click.group("runs")
+def runs_group() -> None:
+    """List, show and stop runs on a Kubeflow Pipelines server, and read their logs."""
+
+
+@runs_group.command("list")
+@click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; empty for all runs.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="At most so many.")
+@_server_options
+def runs_list_command(host: str, namespace: str, experiment: str, limit: int) -> None:
+    """List the latest runs of an experiment."""
+    from pipelines.cluster.server import connect
+    from pipelines.cluster.submit import list_runs
+    from pipelines.views.summary import table
+
+    found = list_runs(connect(host, namespace), experiment, limit)
+    if not found:
+        click.echo(f"No runs in {f'experiment {experiment}' if experiment else 'any experiment'}.")
+        return
+    rows = [(str(run.run_id), _time(run.created_at), str(run.state or "-").lower(), run.display_name) for run in found]
+    for line in table(("run", "started", "state", "name"), rows):
+        click.echo(line)
+
+
+@runs_group.command("show")
+@click.argument("run_id")
+@_server_options
+def runs_show_command(host: str, namespace: str, run_id: str) -> None:
+    """Show the state of the run RUN_ID and of its tasks."""
+    from pipelines.cluster.server import connect
+    from pipelines.cluster.submit import get_run, tasks_of
+    from pipelines.views.summary import table
+
+    server = connect(host, namespace)
+    run = get_run(server, run_id)
+    click.echo(f"run {run.run_id}: {str(run.state or 'pending').lower()}")
+    click.echo(f"name {run.display_name}, started {_time(run.created_at)}")
+    if run.error and run.error.message:
+        click.echo(f"cause: {' '.join(run.error.message.split())[:300]}")
+    rows = [
+        (task.name, task.state.lower(), "-" if task.seconds is None else f"{task.seconds:.0f}")
+        for task in tasks_of(run)
+    ]
+    if rows:
+        click.echo("")
+        for line in table(("task", "state", "seconds"), rows):
+            click.echo(line)
+    click.echo(f"UI: {server.link(run_id)}")
+
+
+@runs_group.command("logs")
+@click.argument("run_id")
+@click.argument("task", required=False)
+@_server_options
+def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) -> None:
+    """Print what the pods of the run RUN_ID said; of one TASK only, if one is named (see `untaint runs show`)."""
+    from pipelines.cluster.server import connect
+    from pipelines.cluster.submit import get_run, pod_log, tasks_of
+
+    server = connect(host, namespace)
+    known = [entry for entry in tasks_of(get_run(server, run_id)) if entry.pod]
+    chosen = [entry for entry in known if task in (None, entry.name)]
+    if not chosen:
+        names = ", ".join(sorted({entry.name for entry in known})) or "none yet"
+        raise ConfigError(
+            f"task '{task or ''}' of run {run_id}",
+            expected=f"one whose pod has started: {names}",
+            found="no such task",
+            hint=f"Look with `untaint runs show {run_id}`.",
+        )
+    for entry in chosen:
+        if task is None:
+            click.echo(f"== {entry.name}, pod {entry.pod}")
+        click.echo(pod_log(server, run_id, entry.pod).rstrip("\n"))
+
+
+@runs_group.command("stop")
+@click.argument("run_id")
+@_server_options
+def runs_stop_command(host: str, namespace: str, run_id: str) -> None:
+    """End the run RUN_ID; finished stages are kept, and a new run of the same --run-id goes on from them."""
+    from pipelines.cluster.server import connect
+    from pipelines.cluster.submit import ENDED, get_run, stop
+
+    server = connect(host, namespace)
+    state = str(get_run(server, run_id).state)
+    if state in ENDED:
+        click.echo(f"run {run_id} has ended already: {state.lower()}")
+        return
+    stop(server, run_id)
+    click.echo(f"run {run_id} is being stopped")
+
+
+def _time(moment: datetime | None) -> str:
+    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,352 @@
+"""A run on this machine: the compiled pipeline under ``kfp.local``, on the embedded object store or one of the user's.
+
+A run's folder, ``<home>/runs/<run_id>/``, holds its parameters (``plan.json``), KFP's own outputs and the report. The
+data are in the store. A run id that is named again is continued: stages that are done see their manifest and end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from components.common.contracts.errors import ConfigError, GateError
+from components.container import RUN_PID, STATUS_FILE
+
+__all__ = [
+    "INTERRUPTED",
+    "Engine",
+    "Plan",
+    "checked_run_id",
+    "execute",
+    "load_plan",
+    "new_run_id",
+    "opened_store",
+    "run",
+]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells use it."""
+_DEFAULT_ROOT = "s3://untaint"
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_STOP_SECONDS = 5.0
+
+Engine = Callable[[Path], AbstractContextManager[Any]]
+"""Makes KFP's local runner for the time of a run, from the path of the file in which stages note how they end."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a run does; kept with the run, so that its id alone continues it.
+
+    Attributes:
+        parameters: The pipeline's parameters without ``store_root`` and ``run_id``.
+        control: Whether the undefended model is trained for comparison.
+        store: Root URI of the user's store; empty for the embedded one, or ``AWS_ENDPOINT_URL`` with its default root.
+    """
+
+    parameters: dict[str, Any]
+    control: bool = True
+    store: str = ""
+
+
+def new_run_id() -> str:
+    """A run id that sorts by time: ``YYYYmmdd-HHMMSS-<4 hex>``, local time."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def checked_run_id(run_id: str) -> str:
+    """A run id as it came, if it can be one.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigError(
+            f"run id '{run_id[:80]}'",
+            expected="up to 63 letters, digits, '.', '_' and '-', starting with a letter or digit",
+            found="something else",
+            hint="Choose a plain name, or leave --run-id out.",
+        )
+    return run_id
+
+
+def load_plan(home: Path, run_id: str) -> Plan | None:
+    """The plan of a run that was started in this folder, or None.
+
+    Raises:
+        ConfigError: The run id cannot be one, or its plan is not readable.
+    """
+    path = _folder(home, run_id) / "plan.json"
+    try:
+        return Plan(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as problem:
+        raise ConfigError(
+            str(path),
+            expected="the plan of a run",
+            found=f"{type(problem).__name__}",
+            hint="Delete the file and give the run's options again, or choose another run id.",
+        ) from None
+
+
+@contextlib.contextmanager
+def opened_store(root: str, home: Path) -> Iterator[tuple[str, bool]]:
+    """The store of a run; inside the block, the process's environment reaches it.
+
+    Args:
+        root: ``s3://…`` of the user's store, or empty.
+        home: Folder of the embedded store, which serves when neither a root nor an endpoint is given.
+
+    Yields:
+        Root URI, and whether the store is the embedded one.
+    """
+    if root or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        yield root or _DEFAULT_ROOT, False
+        return
+    from components.common.storage.embedded import EmbeddedStore
+
+    with EmbeddedStore(home / "store") as store, _environment(store.environment()):
+        yield store.root, True
+
+
+def run(
+    plan: Plan, run_id: str, home: Path, write: Callable[[str], None], images: tuple[str, str] | None = None
+) -> int:
+    """Runs the pipeline on this machine and shows its progress and result.
+
+    Args:
+        plan: What to do.
+        run_id: The run's id; an unfinished run of that id is continued.
+        home: Folder of what untaint keeps on this machine.
+        write: Takes one line for the user.
+        images: Registry and tag of the images in which the stages run; None runs them as processes of this machine.
+
+    Returns:
+        0; the failed stage's exit code where it told one, else 1; 130 after Ctrl-C.
+
+    Raises:
+        ConfigError: The run id or the place of Python cannot be used, or Docker or an image is missing.
+        StorageError: The store lacks something that untaint needs.
+    """
+    from components.common.storage.probe import probe, require
+    from components.common.storage.store import Store
+
+    folder = _folder(home, run_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    again = f"untaint {'run-docker' if images else 'run'} --run-id {run_id}"
+    try:
+        with opened_store(plan.store, home) as (root, embedded):
+            require(probe(Store(root)))
+            (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
+            write(f"run {run_id}, data in {root} ({'embedded store' if embedded else 'your store'})")
+            code = _pipeline(plan, run_id, root, folder, write, images)
+            if code in (0, GateError.exit_code):
+                from pipelines.views.summary import show
+
+                show(Store(root), run_id, folder, write)
+    except KeyboardInterrupt:
+        write(f"Interrupted. Finished stages are kept. To go on: {again}")
+        return INTERRUPTED
+    if code:
+        write(f"To go on after mending it: {again}")
+    return code
+
+
+@contextlib.contextmanager
+def processes(status: Path) -> Iterator[Any]:
+    """KFP's runner for stages as processes of this machine; their images must say ``python-of-this-machine``.
+
+    Raises:
+        ConfigError: The place of Python cannot be used.
+    """
+    from kfp import local
+
+    with _stage_environment(status):
+        try:
+            yield local.SubprocessRunner(use_venv=False)
+        except KeyboardInterrupt:
+            _stop_stage(status)
+            raise
+
+
+def execute(
+    pipeline: Any,
+    arguments: Mapping[str, Any],
+    folder: Path,
+    write: Callable[[str], None],
+    engine: Engine = processes,
+) -> int:
+    """Runs a pipeline under ``kfp.local`` and shows its progress.
+
+    Args:
+        pipeline: The pipeline.
+        arguments: Its arguments.
+        folder: Where KFP's own outputs go; it exists.
+        write: Takes one line for the user; a ``Screen`` also shows a bar on a terminal.
+        engine: What runs the stages.
+
+    Returns:
+        0; the failed stage's exit code where it told one, else 1.
+
+    Raises:
+        ConfigError: The engine cannot run here.
+    """
+    from kfp import local
+    from kfp.local.config import LocalExecutionConfig
+
+    from pipelines.local.progress import Progress, shown
+    from pipelines.local.screen import Screen
+
+    progress = Progress(names=_leaves(pipeline.pipeline_spec), write=write)
+    followed = (
+        write.following(progress, folder / "progress.json") if isinstance(write, Screen) else contextlib.nullcontext()
+    )
+    status = folder / "status.json"
+    status.unlink(missing_ok=True)
+    try:
+        # Before the engine, which takes the environment of now for its containers.
+        with followed, engine(status) as runner, shown(progress), warnings.catch_warnings():
+            local.init(runner=runner, pipeline_root=str(folder))
+            warnings.filterwarnings("ignore", message=r".*have no effect in the current local runner", module="kfp")
+            pipeline(**arguments)
+    except RuntimeError:
+        # kfp.local raises nothing more telling; anything before a stage ended is a defect.
+        if not progress.failed:
+            raise
+        code = _exit_code(status)
+        silent = (
+            "its message stands above"
+            if code is not None
+            else ("it was ended from outside, which without Ctrl-C mostly means that memory ran out")
+        )
+        write(f"Stage {progress.failed} stopped the run: {silent}.")
+        return code or 1
+    finally:
+        # A session left open makes every later call of a component run it instead of building a pipeline.
+        LocalExecutionConfig.instance = None
+    return 0
+
+
+def _pipeline(
+    plan: Plan,
+    run_id: str,
+    root: str,
+    folder: Path,
+    write: Callable[[str], None],
+    images: tuple[str, str] | None,
+) -> int:
+    from pipelines.dag.training import STAGES, build, image_of
+
+    arguments = {"store_root": root, "run_id": run_id, **plan.parameters}
+    if images is None:
+        # kfp.local looks for this word in the image's name before it runs a component without the image.
+        return execute(build("", "python-of-this-machine", control=plan.control), arguments, folder, write)
+    from pipelines.local.docker import containers
+
+    needed = [image_of(stage, *images) for stage in STAGES]
+    engine = partial(containers, images=needed, dataset=str(plan.parameters["dataset"]))
+    return execute(build(*images, control=plan.control), arguments, folder, write, engine)
+
+
+def _leaves(spec: Any) -> dict[str, str]:
+    """Task name to display name of all tasks that run a container, at any depth of the DAG."""
+    names: dict[str, str] = {}
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        for name, task in dag.tasks.items():
+            if spec.components[task.component_ref.name].executor_label:
+                names[name] = task.task_info.name
+    return names
+
+
+def _folder(home: Path, run_id: str) -> Path:
+    return home / "runs" / checked_run_id(run_id)
+
+
+def _exit_code(status: Path) -> int | None:
+    """The exit code that the stage noted; 1 if it ended before it could note one, None if it was killed at work."""
+    noted = _noted(status)
+    return noted.get("exit_code", 1) if noted else 1
+
+
+def _noted(status: Path) -> dict[str, Any]:
+    try:
+        noted: dict[str, Any] = json.loads(status.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return noted
+
+
+def _stop_stage(status: Path) -> None:
+    """Ends the stage at work. One that has not noted itself yet sees that this process is gone, and ends by itself."""
+    noted = _noted(status)
+    if noted.get("exit_code", 0) is not None:
+        return
+    pid = noted["pid"]
+    deadline = time.monotonic() + _STOP_SECONDS
+    for order in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, order)
+            while time.monotonic() < deadline:
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    return
+                time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _stage_environment(status: Path) -> Iterator[None]:
+    """What the stages' processes need: this Python by the name ``python3``, this package, and a line to this run."""
+    here = Path(sys.executable)
+    named = here.with_name("python3")
+    if not (named.exists() and named.samefile(here)):
+        raise ConfigError(
+            f"Python {here}",
+            expected="the same Python beside it under the name python3, as in every virtual environment",
+            found="another one" if named.exists() else "none",
+            hint="Use the virtual environment that `make setup` makes.",
+        )
+    changes = {
+        "PATH": os.pathsep.join((str(here.parent), os.environ.get("PATH", os.defpath))),
+        "PYTHONPATH": os.pathsep.join(
+            part for part in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")) if part
+        ),
+        "PYTHONUNBUFFERED": "1",
+        STATUS_FILE: str(status),
+        RUN_PID: str(os.getpid()),
+    }
+    # KFP puts sys.executable, unquoted, wherever a task's arguments say python3: into the shell command, which a path
+    # with a space breaks, and into data alike. With this name it changes nothing, and PATH decides.
+    sys.executable = "python3"
+    try:
+        with _environment(changes):
+            yield
+    finally:
+        sys.executable = str(here)
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,167 @@
+"""The embedded server: its life, its data, its ports. Each test starts real servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from components.common.contracts.errors import ConfigError, StorageError
+from components.common.storage.embedded import EmbeddedStore
+from components.common.storage.store import Store
+
+REPOSITORY = Path(__file__).parents[4]
+HOLDER = """
+import sys, time
+from components.common.storage.embedded import EmbeddedStore
+with EmbeddedStore(sys.argv[1]) as server:
+    sys.stdout.write(server.url + "\\n")
+    sys.stdout.flush()
+    time.sleep(60)
+"""
+
+
+def store_of(server: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Store:
+    for variable, value in server.environment().items():
+        monkeypatch.setenv(variable, value)
+    return Store(server.root)
+
+
+def open_port(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def ports_of(folder: Path) -> list[int]:
+    ports = json.loads((folder / "ports.json").read_text()).values()
+    return [*ports, *(port + 10_000 for port in ports)]
+
+
+def wait_closed(ports: list[int], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(open_port(port) for port in ports):
+        assert time.monotonic() < deadline, "the server outlived its starter"
+        time.sleep(0.05)
+
+
+def test_data_survive_a_restart_and_ports_move_when_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = tmp_path / "data"
+    # Names like this one are set by Kubernetes for a Service named s3; weed must not read them as its flags.
+    monkeypatch.setenv("S3_PORT", "tcp://10.0.0.1:8333")
+    with EmbeddedStore(folder) as server:
+        store = store_of(server, monkeypatch)
+        # Right before the stop: what was acknowledged has to be there afterwards.
+        for n in range(50):
+            store.put(f"{server.root}/a{n}", bytes([n]) * 10_000)
+        first = ports_of(folder)
+        assert all(open_port(port) for port in first)
+    assert not any(open_port(port) for port in first)
+    assert not [path for path in Path("/tmp").glob("seaweedfs-*.sock") if int(path.stem.split("-")[-1]) in first]  # noqa: S108
+    assert oct((folder / "keys.json").stat().st_mode & 0o777) == "0o600"
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", first[2]))
+        taken.listen()
+        with EmbeddedStore(folder) as server:
+            second = ports_of(folder)
+            assert first[0] == second[0]
+            assert first[2] != second[2]
+            store = store_of(server, monkeypatch)
+            for n in range(50):
+                assert store.get(f"{server.root}/a{n}") == bytes([n]) * 10_000
+            store.put(f"{server.root}/b", b"new")
+            assert store.get(f"{server.root}/b") == b"new"
+
+
+def test_it_ends_with_a_starter_that_is_killed_and_not_with_an_attached_user(tmp_path: Path):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        url = holder.stdout.readline().strip()
+        with EmbeddedStore(tmp_path) as second:
+            assert second.attached
+            assert second.url == url
+        assert open_port(ports_of(tmp_path)[0]), "an attached user stopped the server"
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        assert holder.stdout is not None
+        holder.stdout.close()
+    wait_closed(ports_of(tmp_path), 5)
+
+
+def test_a_stale_state_is_noticed_and_an_interrupt_stops_the_server(tmp_path: Path):
+    def interrupted() -> None:
+        with EmbeddedStore(tmp_path) as server:
+            assert not server.attached
+            raise KeyboardInterrupt
+
+    # What a machine leaves behind that lost its power: a state that names ports on which nobody listens.
+    (tmp_path / "state.json").write_text(
+        json.dumps({"s3": 11_111, "filer": 11_112, "master": 11_113, "volume": 11_114})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not any(open_port(port) for port in ports_of(tmp_path))
+    assert not (tmp_path / "state.json").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process ask to die with its parent")
+def test_it_ends_with_its_guard(tmp_path: Path):
+    with EmbeddedStore(tmp_path) as server:
+        assert server._guard is not None
+        server._guard.kill()
+        wait_closed(ports_of(tmp_path), 5)
+
+
+def test_only_loopback_is_open_and_strangers_are_refused(
+    s3_server: EmbeddedStore, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    for port in ports_of(s3_server.data_dir):
+        assert open_port(port)
+        # Loopback too, but another address: a server that binds to every interface would answer here.
+        if sys.platform == "linux":
+            assert not open_port(port, "127.0.0.2")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "stranger")
+    with pytest.raises(StorageError, match="403"):
+        Store(store.root).find(f"{store.root}/a")
+
+
+def test_a_machine_without_the_server_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No test machine lacks the wheel, so the look-ups are pointed at nothing."""
+
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", missing)
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"AWS_ENDPOINT_URL.*Docker"):
+        EmbeddedStore(tmp_path / "data").__enter__()
+
+
+def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    script = tmp_path / "weed"
+    script.write_text("#!/bin/sh\necho the disk is on fire\nexit 3\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("components.common.storage.embedded.find_server", lambda: script)
+    with pytest.raises(StorageError, match=r"exited with code 3(.|\n)*the disk is on fire"):
+        EmbeddedStore(tmp_path / "data").__enter__()
+
+
+def test_an_unstarted_store_has_no_address(tmp_path: Path):
+    with pytest.raises(ConfigError, match="with block"):
+        EmbeddedStore(tmp_path).environment()

@@ -1,0 +1,155 @@
+"""KFP's local runner and its executor, which is no public interface, do with a stage what this project builds on."""
+
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from kfp import dsl, local
+
+from components.container import STATUS_FILE, stage_container
+from pipelines.local.progress import Progress, shown
+from pipelines.local.run import _exit_code, _stage_environment
+
+STAGE = """
+import sys
+from typing import Any, NamedTuple
+from kfp import dsl
+from components.common.runs.artifacts import StageManifest
+from components.common.contracts.errors import StorageError
+from components.container import Outputs, deliver
+
+class Result(NamedTuple):
+    uri: str
+    sha256: str
+    manifest: StageManifest
+
+def run(number: int, settings: dict[str, Any], lineage: dsl.Output[dsl.Dataset], metrics: dsl.Output[dsl.Metrics]
+        ) -> Outputs:
+    def work():
+        print(f"number {number!r}, settings {settings!r}")
+        if number == 13:
+            raise StorageError("the bucket", expected="an answer", found="none", hint="Start it.")
+        if number == 14:
+            raise ZeroDivisionError("a defect")
+        return Result(f"s3://b/{number}", "ab", StageManifest(
+            stage="tiny", run_id="r", key="k", config={}, parents={}, code_version="c", objects={},
+            metrics={"acc": 0.5}))
+    return deliver(work, lineage, metrics)
+"""
+
+
+class Ran(NamedTuple):
+    lines: list[str]
+    progress: Progress
+    code: int | None
+    folder: Path
+
+
+def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> Ran:
+    """Runs tiny stages in turn, as ``pipelines.local.run`` does, in a folder whose name would break a shell."""
+    folder = tmp_path / "a python3 folder"
+    folder.mkdir()
+    (folder / "tiny_stage.py").write_text(STAGE)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+    @dsl.container_component
+    def tiny(
+        number: int,
+        settings: dict[str, Any],
+        after: str,
+        lineage: dsl.Output[dsl.Dataset],
+        metrics: dsl.Output[dsl.Metrics],
+        manifest_uri: dsl.OutputPath(str),
+        manifest_sha256: dsl.OutputPath(str),
+    ) -> dsl.ContainerSpec:
+        container = stage_container("tiny", "python")
+        container.args[0] = "tiny_stage"
+        return container
+
+    @dsl.pipeline(name="tiny")
+    def pipeline() -> None:
+        after: Any = ""
+        for number in numbers:
+            after = tiny(number=number, settings={"n": number}, after=after).outputs["manifest_uri"]
+
+    lines: list[str] = []
+    names = {"tiny" if i == 0 else f"tiny-{i + 1}": f"stage{number}" for i, number in enumerate(numbers)}
+    progress = Progress(names=names, write=lines.append)
+    status = folder / "status.json"
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder))
+    with shown(progress), _stage_environment(status), warnings.catch_warnings():
+        try:
+            pipeline()
+        except RuntimeError:
+            assert progress.failed
+    return Ran(lines, progress, _exit_code(status), folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_local_session() -> Any:
+    """A local session of KFP would make every later component call run instead of build."""
+    from kfp.local import config
+
+    yield
+    config.LocalExecutionConfig.instance = None
+
+
+def test_stages_run_in_turn_and_hand_on_their_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = _run(tmp_path, monkeypatch, 1, 2)
+    assert [(done.stage, done.ok) for done in ran.progress.ended] == [("stage1", True), ("stage2", True)]
+    (record,) = ran.folder.glob("tiny-*/tiny-2/executor_output.json")
+    output = json.loads(record.read_text())
+    assert output["parameterValues"] == {"manifest_uri": "s3://b/2", "manifest_sha256": "ab"}
+    assert output["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"acc": 0.5}
+    assert output["artifacts"]["lineage"]["artifacts"][0]["metadata"]["s3_uri"] == "s3://b/2"
+    assert ran.code == 0
+    # KFP turns whole numbers inside a mapping into floats; configs.from_mapping turns them back.
+    assert ran.lines[1].strip() == "number 1, settings {'n': 1.0}"
+
+
+def test_a_person_sees_the_stages_lines_and_none_of_kfps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _run(tmp_path, monkeypatch, 1).lines
+    assert lines[0] == "[1/1] stage1"
+    assert lines[2].startswith("[1/1] stage1 finished after ")
+    assert len(lines) == 3
+
+
+def test_a_stage_that_explains_its_stop_keeps_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = _run(tmp_path, monkeypatch, 1, 13, 2)
+    assert (ran.progress.failed, ran.code, len(ran.progress.ended)) == ("stage13", 4, 2)
+    assert "      StorageError: the bucket: expected an answer; found none. Start it." in ran.lines
+    assert not any("Traceback" in line for line in ran.lines)
+
+
+def test_a_defect_keeps_its_traceback_and_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = _run(tmp_path, monkeypatch, 14)
+    assert (ran.progress.failed, ran.code) == ("stage14", 1)
+    assert any("ZeroDivisionError: a defect" in line for line in ran.lines)
+
+
+def test_the_python_of_this_process_is_back_after_a_run(tmp_path: Path) -> None:
+    before = sys.executable
+    with _stage_environment(tmp_path / "status.json"):
+        assert sys.executable == "python3"
+    assert sys.executable == before
+
+
+def test_a_stage_ends_when_its_run_is_gone(tmp_path: Path) -> None:
+    import os
+    import subprocess
+
+    code = (
+        "import time\nfrom components.container import deliver\n"
+        "def work():\n    print('at work', flush=True)\n    time.sleep(60)\n"
+        "deliver(work, None, None)"
+    )
+    # A process id that is not the parent's: as if the run had died and another process had taken the stage over.
+    environment = {**os.environ, "UNTAINT_RUN_PID": "1" if os.getpid() != 1 else "2", STATUS_FILE: str(tmp_path / "s")}
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=30, cwd=Path(__file__).parents[3])
+    assert done.returncode == -15
+    assert time.monotonic() - started < 20

@@ -1,0 +1,197 @@
+"""Drops become champions: the real pipeline on real digits, tiny, against the real store."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from components.common.contracts.errors import ConfigError
+from components.common.retraining.champions import champion_of, history
+from components.common.retraining.claims import claim_next
+from components.common.retraining.drops import deliver
+from components.common.retraining.records import Terms
+from components.common.runs.publish import find_manifest
+from components.common.storage.addresses import join
+from components.common.storage.store import Store
+from pipelines.dag.retrain import build, compile_pipeline, default_parameters
+from pipelines.local.retrain import Ended, Order, backfill, check_order, retrain_once
+
+Made = Callable[[str, int], str]
+
+
+@pytest.fixture
+def drop(store: Store, tmp_path: Path) -> Made:
+    """Makes a drop of 240 real digits in class folders; another seed takes other digits."""
+    from components.common.datasets.base import load
+
+    def make(name: str, seed: int) -> str:
+        dataset = load("mnist5k", train_limit=240, holdout_limit=10, image_size=0, seed=seed)
+        folder = tmp_path / f"{name}-{seed}"
+        for row in range(dataset.n_train):
+            path = folder / str(dataset.labels[row]) / f"{row:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            buffer = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(dataset.images[row, 0])).save(buffer, format="PNG")
+            path.write_bytes(buffer.getvalue())
+        uri = f"{store.root}/drops/{name}"
+        deliver(store, folder, uri)
+        return uri
+
+    return make
+
+
+def order(store: Store, **changes: Any) -> Order:
+    parameters = default_parameters() | {
+        "warmup_epochs": 1,
+        "finetune_epochs": 1,
+        "ingest_settings": {"canary_ratio": 0.05},
+        "unlearn_settings": {"steps": 2},
+        "warmup_settings": {"mixing_rounds": 1},
+        # One pass over 192 digits learns next to nothing; what is tested is the machinery.
+        "promote_settings": {
+            "min_canary_caught": 0.0,
+            "max_canary_fired": 1.0,
+            "max_suspect_share": 1.0,
+            "max_acc_loss": 1.0,
+        },
+        "claim_settings": {"lease_seconds": 600.0},
+    }
+    return Order(name="digits", drops=f"{store.root}/drops", store=store.root, parameters=parameters | changes)
+
+
+@pytest.mark.slow
+def test_two_drops_in_a_row_and_then_nothing_new(store: Store, drop: Made, tmp_path: Path) -> None:
+    first, second = drop("2026-11-19", 0), drop("2026-11-20", 1)
+    lines: list[str] = []
+    ended = backfill(order(store, since="2026-11-01", until="2026-11-30"), tmp_path / "home", lines.append)
+    assert [(one.outcome, one.code) for one in ended] == [("promoted", 0), ("promoted", 0), ("nothing new", 0)], lines
+    assert [(entry.number, entry.drop_uri) for entry in history(store, "digits")] == [(1, first), (2, second)]
+    present = champion_of(store, "digits")
+    assert present is not None
+    assert present[0].run_id == ended[1].run_id
+    gates = {gate["name"]: gate for gate in present[0].gates}
+    assert "ANOTHER holdout" in gates["accuracy"]["expected"]
+    assert {name for name, gate in gates.items() if gate["passed"]} == {"accuracy", "suspects", "verdict", "canary"}
+    assert "% of 10 caught, fires on" in gates["canary"]["found"]
+    assert any(line.startswith("canary: ") and "this trigger was tested, no other" in line for line in lines), lines
+    assert store.exists(present[0].model_uri)
+    assert not any(word in line.lower() for line in lines for word in ("error", "fail", "warn")), lines
+
+
+@pytest.mark.slow
+def test_gates_that_do_not_hold_keep_the_champion_and_end_the_run_readably(
+    store: Store, drop: Made, tmp_path: Path
+) -> None:
+    drop("2026-11-20", 0)
+    lines: list[str] = []
+    strict = {"require_canary": True, "max_suspect_share": 1.0, "min_acc": 1.0}
+    plain = order(store, promote_settings=strict, ingest_settings={})
+    ended = retrain_once(plain, "run-1", tmp_path / "home", lines.append)
+    assert ended == Ended(run_id="run-1", outcome="kept champion", code=6)
+    assert champion_of(store, "digits") is None
+    assert any("gate canary: DID NOT HOLD" in line and "no canary in this run" in line for line in lines), lines
+    assert any(line.startswith("gate accuracy: DID NOT HOLD") for line in lines)
+    # The drop has been trained: the gates' answer is an answer.
+    claimed = claim_next(store, f"{store.root}/drops", Terms(name="digits", holder="other", lease_seconds=1.0))
+    assert claimed.passed == {"done": 1}
+    decided = find_manifest(store, join(store.root, "runs", "run-1", "promote"))
+    assert decided is not None
+    assert decided[2].metrics["promoted"] == 0.0
+
+
+@pytest.mark.slow
+def test_a_training_that_stops_promotes_nothing_and_goes_on_with_its_drop(
+    store: Store, drop: Made, tmp_path: Path
+) -> None:
+    drop("2026-11-20", 0)
+    lines: list[str] = []
+    wrong = order(store, warmup_settings={"mixing_rounds": 101})
+    stopped = retrain_once(wrong, "run-1", tmp_path / "home", lines.append)
+    assert (stopped.outcome, stopped.code) == ("stopped", 2), lines
+    assert find_manifest(store, join(store.root, "runs", "run-1", "promote")) is None
+    assert champion_of(store, "digits") is None
+    held = claim_next(store, f"{store.root}/drops", Terms(name="digits", holder="other", lease_seconds=1.0))
+    assert held.passed == {"being trained": 1}
+    ended = retrain_once(order(store), "run-1", tmp_path / "home", lines.append)
+    assert ended.outcome == "promoted", "\n".join(lines)
+
+
+def test_a_gate_that_no_run_could_pass_is_told_before_the_training(store: Store) -> None:
+    parameters = order(store).parameters | {"ingest_settings": {}, "promote_settings": {}}
+    with pytest.raises(ConfigError, match=r"promote\.require_canary asks for a canary"):
+        check_order("digits", f"{store.root}/drops", parameters)
+    check_order("digits", f"{store.root}/drops", parameters | {"promote_settings": {"require_canary": False}})
+    check_order("digits", f"{store.root}/drops", default_parameters())
+
+
+def test_without_a_drop_the_training_is_not_started(store: Store, tmp_path: Path) -> None:
+    lines: list[str] = []
+    ended = retrain_once(order(store), "run-1", tmp_path / "home", lines.append)
+    assert (ended.outcome, ended.code) == ("nothing new", 0)
+    assert next(line for line in lines if line.startswith("[")) == "[1/8] claim"
+    assert not any("ingest" in line for line in lines)
+
+
+def test_the_command_says_nothing_new_and_ends_with_0(store: Store, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli.main", "schedule", "run-once", "--drops", f"{store.root}/drops",
+         "--store", store.root],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3],
+        env={**os.environ, "UNTAINT_HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing new"), done.stdout + done.stderr
+
+
+def tasks_of(spec: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:
+    return dict(spec["components"][task["componentRef"]["name"]]["dag"]["tasks"])
+
+
+def compiled(tmp_path: Path, profile: Any = None) -> list[dict[str, Any]]:
+    path = tmp_path / "retrain.yaml"
+    compile_pipeline(path, "registry.example/team", "v1", profile)
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def test_the_training_hangs_behind_the_condition_and_the_steps_are_never_cached(tmp_path: Path) -> None:
+    (spec,) = compiled(tmp_path)
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) == {"claim", "untaint-drop"}
+    (condition,) = tasks_of(spec, tasks["untaint-drop"]).values()
+    assert "claimed" in condition["triggerPolicy"]["condition"]
+    inner = tasks_of(spec, condition)
+    assert set(inner) == {"untaint-training", "promote"}
+    assert inner["promote"]["dependentTasks"] == ["untaint-training"]
+    for task in (tasks["claim"], inner["promote"]):
+        assert not task["cachingOptions"].get("enableCache", False)
+    assert inner["untaint-training"]["inputs"]["parameters"]["attack"] == {"runtimeValue": {"constant": "none"}}
+
+
+def test_the_first_step_asks_for_no_gpu_and_the_training_does(tmp_path: Path) -> None:
+    from pipelines.dag.profiles import load_profile
+
+    spec, platform = compiled(tmp_path, load_profile("gpu"))
+    containers = {name: entry["container"] for name, entry in spec["deploymentSpec"]["executors"].items()}
+    asking = {name for name, entry in containers.items() if "accelerator" in entry.get("resources", {})}
+    assert "exec-warmup" in asking
+    assert not asking & {"exec-claim", "exec-promote"}
+    placed = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(placed) == set(containers), "every step needs the store's keys"
+    assert all(entry.get("secretAsEnv") for entry in placed.values())
+
+
+def test_the_defaults_are_those_of_the_configs(tmp_path: Path) -> None:
+    (spec,) = compiled(tmp_path)
+    known = spec["root"]["inputDefinitions"]["parameters"]
+    assert set(known) - set(default_parameters()) == {"store_root", "run_id", "name", "drops"}
+    assert set(default_parameters()) <= set(known)
+    assert build("", "x").pipeline_spec.pipeline_info.name == "untaint-retrain"
