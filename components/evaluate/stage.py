@@ -12,21 +12,18 @@ from components.common.attacks import canary
 from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
-from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
+from components.evaluate.suspects import by_suspicion, cleaned_table, relative_keys, suspects_table, to_csv
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import numpy.typing as npt
 
     from components.common.runs.inputs import Rows
+    from components.evaluate.page import Judged
 
 __all__ = ["run_stage"]
 
-_FOUND = {
-    "auroc": "AUROC of suspicion",
-    "tpr_at_1pct_fpr": "TPR at 1 % FPR",
-    "flagged_poisoned": "poisoned samples flagged",
-    "flagged_clean": "clean samples flagged",
-}
+# Parent stage to the prefix of its model's figures.
+_MODELS = (("finetune", ""), ("control", "control_"), ("warmup", "warmup_"), ("unlearn", "unlearn_"))
 
 
 def run_stage(
@@ -45,9 +42,10 @@ def run_stage(
         if done is not None:
             ref = done.manifest.object("report", done.uri)
             return done, run.store.get(ref.uri, ref.sha256)
-        from components.common.runs.inputs import read_rows
+        from components.common.runs.inputs import read_both
+        from components.evaluate.page import add_views
 
-        holdout = read_rows(run, "holdout")
+        train, holdout = read_both(run)
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
         split = _read_split(run)
         metrics = _model_figures(run, config, holdout)
@@ -56,11 +54,11 @@ def run_stage(
         if planted:
             facts["canary"] = _canary_figures(run, planted, split, holdout)
             split = canary.without_canaries(split, planted)
-        metrics |= _split_figures(split, _truth(run))
-        from components.evaluate.report import render
-
-        page = render(_report(run, split, metrics, facts, _suspects(run, config, split, index)))
-        run.add_bytes("report", page, suffix=".html", kind="document")
+        truth = _truth(run)
+        metrics |= _split_figures(split, truth)
+        judged = _judged(run, config, split, index, truth, train, holdout)
+        _add_suspects(run, split, index, judged)
+        page = add_views(run, judged, facts, metrics)
         return run.publish(facts, metrics), page
 
 
@@ -111,7 +109,7 @@ def _model_figures(run: StageRun, config: EvaluateConfig, holdout: Rows) -> dict
         )
     device = pick_device()
     figures: dict[str, float] = {}
-    for parent, prefix in (("finetune", ""), ("control", "control_")):
+    for parent, prefix in _MODELS:
         if parent not in run.parents:
             continue
         model, _ = read_model(run, parent, "model", device)
@@ -169,79 +167,62 @@ def _facts(run: StageRun, split: pa.Table, index: pa.Table) -> dict[str, Any]:
         "probes": unlearn["probes"],
         "mixed_classes": unlearn["mixed_classes"],
         "mapping": unlearn["mapping"],
+        "rolled_back": unlearn["rolled_back"],
         "lost_at_looks": run.parents["finetune"].manifest.facts["lost_at_looks"],
         "stages": stages,
     }
 
 
-def _report(
+def _judged(
     run: StageRun,
+    config: EvaluateConfig,
     split: pa.Table,
-    metrics: Mapping[str, float],
-    facts: Mapping[str, Any],
-    suspects: list[Any],
-) -> Any:
-    from components.evaluate.report import Report
+    index: pa.Table,
+    truth: pa.Table | None,
+    train: Rows,
+    holdout: Rows,
+) -> Judged:
+    """What the report and the summary are made of."""
+    from components.common.learning.devices import pick_device
+    from components.common.learning.scoring import predict
+    from components.common.runs.inputs import read_model
+    from components.evaluate.page import Judged
 
-    assignments = split["assignment"].to_pylist()
-    models = {"defended": {"acc": metrics["acc"], "asr": metrics.get("asr")}}
-    if "control_acc" in metrics:
-        models["undefended (control)"] = {"acc": metrics["control_acc"], "asr": metrics.get("control_asr")}
-    counts = {name: assignments.count(name) for name in ("clean", "suspect", "poisoned")}
-    if "canary" in facts:
-        counts["clean"] -= facts["canary"]["planted"]
-    return Report(
-        run_id=run.run_id,
-        dataset=run.parents["ingest"].manifest.config["dataset"],
-        verdict=facts["verdict"],
-        models=models,
-        found={text: metrics[name] for name, text in _FOUND.items() if name in metrics},
+    model, _ = read_model(run, "finetune", "model", pick_device())
+    rows = split.num_rows
+
+    def guess(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if len(chosen) == 0:
+            return np.zeros(0, dtype=np.int64)
+        logits = predict(model, train.images[chosen.tolist()], config.batch_size)
+        return np.asarray(logits.argmax(dim=1).numpy(), dtype=np.int64)
+
+    poisoned = None if truth is None else truth["is_poisoned"].to_numpy(zero_copy_only=False)[:rows]
+    location = str(run.parents["ingest"].manifest.facts.get("location", ""))
+    return Judged(
+        split=split,
+        labels=train.labels.numpy(),
+        keys=relative_keys(index["uri"], location).slice(0, rows).to_pylist(),
+        images=train.images.numpy(),
+        predict=guess,
+        poisoned=poisoned,
+        canaries=canary.is_canary(_told(run, "canary") or None, rows),
+        holdout_labels=holdout.labels.numpy(),
+        holdout_predicted=predict(model, holdout.images, config.batch_size).argmax(dim=1).numpy(),
+        class_names=holdout.class_names,
         attack=_told(run, "attack"),
-        canary=facts.get("canary", {}),
-        probes=facts["probes"],
-        mixed_classes=facts["mixed_classes"],
-        mapping=facts["mapping"],
-        stages=facts["stages"],
-        suspects=suspects,
-        counts=counts,
-        settings={name: parent.manifest.config for name, parent in run.parents.items() if name != "truth"},
     )
 
 
-def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table, index: pa.Table) -> list[Any]:
-    """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
-    from components.common.learning.scoring import predict
-    from components.common.runs.inputs import read_model, read_rows
-    from components.evaluate.report import SuspectRow, picture
-
-    ingest = run.parents["ingest"].manifest.facts
-    names, location = list(ingest["class_names"]), str(ingest.get("location", ""))
+def _add_suspects(run: StageRun, split: pa.Table, index: pa.Table, judged: Judged) -> None:
+    """Keeps the suspects and the cleaned index for publishing."""
+    names = judged.class_names
+    location = str(run.parents["ingest"].manifest.facts.get("location", ""))
     rows = by_suspicion(split)
-    predicted = np.zeros(0, dtype=np.int64)
-    images: Tensor | None = None
-    if len(rows):
-        images = read_rows(run, "train").images[rows.tolist()]
-        model, _ = read_model(run, "finetune", "model")
-        predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
-    suspects = suspects_table(split, index, rows, predicted, names, location)
+    suspects = suspects_table(split, index, rows, judged.predict(rows), names, location)
     # The images that canaries replaced have not been judged by anybody.
-    unjudged = np.array(_told(run, "canary").get("rows", []), dtype=np.int64)
+    unjudged = np.flatnonzero(judged.canaries)
     cleaned = cleaned_table(index, np.concatenate([rows, unjudged]), names, location)
     for name, table, spec in (("suspects", suspects, SUSPECTS), ("cleaned_index", cleaned, CLEANED_INDEX)):
         run.add_table(name, table, spec)
         run.add_bytes(f"{name}_csv", to_csv(table), suffix=".csv", kind="document", rows=table.num_rows)
-    if images is None:
-        return []
-    shown = suspects.slice(0, config.shown_suspects).to_pylist()
-    return [
-        SuspectRow(
-            sample_id=row["sample_id"],
-            label=row["label"],
-            predicted=row["predicted_label"],
-            suspicion=row["suspicion"],
-            reasons=row["reasons"],
-            picture=picture(image.numpy()),
-            uri=row["key"],
-        )
-        for row, image in zip(shown, images, strict=False)
-    ]

@@ -334,13 +334,13 @@ class EvaluateConfig:
 
     batch_size: int = 250
     """Images per forward pass."""
-    shown_suspects: int = 20
-    """Most suspect samples that the report lists."""
+    shown_suspects: int = 36
+    """Most suspect samples that the report shows."""
 
     def __post_init__(self) -> None:
         """Checks ranges."""
         _check_range(self, "batch_size", 1, 65_536)
-        _check_range(self, "shown_suspects", 0, 200)
+        _check_range(self, "shown_suspects", 1, 200)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

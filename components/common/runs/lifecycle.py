@@ -118,6 +118,8 @@ class StageRun:
         self.uri = join(store_root, "runs", run_id, stage)
         settings = as_mapping(config)
         self._config = {name: value for name, value in settings.items() if name not in withheld}
+        defaults = as_mapping(type(config)())
+        self.changed = {name: value for name, value in self._config.items() if value != defaults[name]}
         self._owns_gate = gate is None
         self.gate = gate or QualityGate()
         try:
@@ -257,6 +259,21 @@ class StageRun:
         """Where an object of that content will lie once it is published."""
         return object_uri(self.uri, name, hashlib.sha256(data).hexdigest(), suffix)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stage's settings as its manifest shows them."""
+        return dict(self._config)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage started."""
+        return time.perf_counter() - self._started
+
+    def address(self, name: str) -> str | None:
+        """Where an object that this stage keeps for publishing will lie; None if it keeps none of that name."""
+        kept = self._files.get(name)
+        return None if kept is None else object_uri(self.uri, name, kept.digest()[0], kept.suffix)
+
     def add_bytes(self, name: str, data: bytes, *, suffix: str, kind: str, rows: int | None = None) -> None:
         """Keeps an object for publishing; ``kind`` as in ``ObjectRef``."""
         self._files[name] = LocalObject(suffix=suffix, kind=kind, data=data, rows=rows)
@@ -274,7 +291,8 @@ class StageRun:
             parents={name: parent.sha256 for name, parent in self.parents.items()},
             code_version=code_version(),
             objects={},
-            facts={**facts, "peak_mib": _peak_mib()},
+            # What the command that makes the run again has to name.
+            facts={**facts, "changed": self.changed, "peak_mib": _peak_mib()},
             metrics={name: float(value) for name, value in metrics.items()},
             seconds=seconds,
         )
