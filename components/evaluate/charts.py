@@ -77,6 +77,7 @@ _STYLE = {
 _MOST_CLASSES = 20
 _MOST_CELLS = 30
 _NAME = 18
+_SCALE = 1.22
 
 
 @contextmanager
@@ -102,17 +103,19 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     text = sink.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-    # Only what is referred to needs an id.
-    used = set(re.findall(r"#([\w.-]+)[)\"]", body))
-    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
-    body = re.sub(r"#([\w.-]+)(?=[)\"])", lambda found: f"#{name}-{found[1]}" if found[1] in used else found[0], body)
-    body = re.sub(r" font-family: [^;\"]*;?", "", body)
-    body = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
+    # Only what is referred to needs an id.
+    used = set(re.findall(r'(?:url\(|href=")#([\w.-]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", body)
+    body = re.sub(r" font-family: [^;\"]*;?", "", body)
+    body = re.sub(r' transform="rotate\(-0 [^"]*\)"', "", body)
     body = re.sub(r"\s*\n\s*", " ", body).replace("xlink:href", "href")
     width, height = (round(72 * inches) for inches in figure.get_size_inches())
-    return f'<svg class="chart" role="img" aria-label="{title}" viewBox="0 0 {width} {height}">{body}'
+    # As wide as makes its text as large as that of the page.
+    style = f"max-width: {round(width * _SCALE)}px"
+    return f'<svg class="chart" role="img" aria-label="{title}" viewBox="0 0 {width} {height}" style="{style}">{body}'
 
 
 def _short(name: str) -> str:
@@ -131,7 +134,7 @@ def stage_chart(rows: Sequence[tuple[str, float | None, float | None]]) -> str:
     Args:
         rows: Name of the stage, ACC and ASR in [0, 1] or None.
     """
-    with _drawing(7.2, 2.9) as figure:
+    with _drawing(7.0, 3.3) as figure:
         axes = figure.add_subplot()
         both = any(asr is not None for _, _, asr in rows)
         width = 0.36 if both else 0.5
@@ -162,27 +165,20 @@ def suspicion_chart(groups: Mapping[str, npt.NDArray[np.float32]], threshold: fl
         threshold: Lowest suspicion among the suspects; None without any.
     """
     colours = {"clean": CLEAN, "kept": CLEAN, "poisoned": POISON, "suspect": SUSPECT}
-    with _drawing(7.2, 2.7) as figure:
+    with _drawing(11.6, 3.2) as figure:
         axes = figure.add_subplot()
         edges = np.linspace(0, 1, 51)
-        for number, (name, values) in enumerate(groups.items()):
-            counts, _ = np.histogram(values, bins=edges)
-            share = 0.5 * (edges[1] - edges[0])
-            filled = counts > 0
-            label = f"{name} ({len(values):,})"
-            axes.bar(
-                edges[:-1][filled] + number * share,
-                counts[filled],
-                share,
-                align="edge",
-                color=colours[name],
-                label=label,
-            )
+        counts = {name: np.histogram(values, bins=edges)[0] for name, values in groups.items()}
+        for name, heights in counts.items():
+            bars = axes.bar(edges[:-1], heights, 0.0184, align="edge", color=colours[name])
+            for bar, height in zip(bars, heights, strict=True):
+                # Where both kinds share a bin the smaller count stands before the larger.
+                bar.set_zorder(3.0 - float(height) / (1 + sum(map(len, groups.values()))))
+                bar.set_visible(bool(height))
         axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)
         axes.set_yticks([1, 10, 100, 1000, 10_000, 100_000], ["1", "10", "100", "1,000", "10,000", "100,000"])
         axes.minorticks_off()
-        largest = max((int(np.histogram(values, bins=edges)[0].max()) for values in groups.values()), default=1)
+        largest = max(int(heights.max()) for heights in counts.values())
         axes.set_ylim(0.7, 2.2 * max(largest, 2))
         axes.set_xlim(-0.01, 1.01)
         axes.set_xlabel("suspicion")
@@ -199,7 +195,8 @@ def suspicion_chart(groups: Mapping[str, npt.NDArray[np.float32]], threshold: fl
                 fontsize=10,
                 color=INK,
             )
-        figure.legend(loc="outside upper left", ncols=2, fontsize=10)
+        handles = [Patch(color=colours[name], label=f"{name} ({len(values):,})") for name, values in groups.items()]
+        figure.legend(handles=handles, loc="outside upper left", ncols=2, fontsize=10)
         return _svg(figure, "suspicion", "Histogram of the suspicion of the training images")
 
 
@@ -213,15 +210,15 @@ def roc_chart(
         area: Area under it.
         point: False and true positive rate of the split that was used.
     """
-    with _drawing(3.5, 3.1) as figure:
+    with _drawing(5.2, 4.3) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1, linestyle=(0, (4, 3)))
         axes.plot(*curve, color=ACC, linewidth=2, label=f"suspicion, AUROC {area:.3f}", clip_on=False)
         axes.plot(*point, "o", color=POISON, markersize=7, label="the split", clip_on=False)
         for axis in ("x", "y"):
             _per_cent(axes, axis)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set_xlim(-0.02, 1)
+        axes.set_ylim(0, 1.02)
         axes.set_xlabel("clean images flagged")
         axes.set_ylabel("poisoned images flagged")
         axes.legend(loc="lower right", fontsize=10)
@@ -237,7 +234,7 @@ def class_chart(names: Sequence[str], flagged: Sequence[int], total: Sequence[in
         total: Training images of each class.
     """
     order = sorted(range(len(names)), key=lambda k: (-flagged[k], k))[:_MOST_CLASSES]
-    with _drawing(3.6, max(1.6, 0.27 * len(order) + 0.7)) as figure:
+    with _drawing(5.4, max(1.8, 0.31 * len(order) + 0.8)) as figure:
         axes = figure.add_subplot()
         places = range(len(order))
         shares = [flagged[k] / total[k] if total[k] else 0.0 for k in order]
@@ -270,7 +267,7 @@ def confusion_chart(matrix: npt.NDArray[np.int64], names: Sequence[str]) -> str:
     else:
         shown = np.arange(len(names))
     size = len(shown)
-    side = max(3.2, min(7.0, 0.36 * size + 1.2))
+    side = max(3.2, min(9.0, 0.42 * size + 1.2))
     with _drawing(side + 0.4, side) as figure:
         axes = figure.add_subplot()
         for i, given in enumerate(shown):
@@ -307,9 +304,9 @@ def history_chart(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> str
         histories: Name of the training to ``loss`` and, where it was measured, ``acc``, one value per epoch.
     """
     colours = {"warm-up": SUSPECT, "unlearned": OTHER, "final": ACC, "undefended": POISON}
-    with _drawing(7.2, 2.8) as figure:
+    with _drawing(5.2, 5.0) as figure:
         for place, (key, title) in enumerate((("loss", "mean training loss"), ("acc", "ACC on the holdout")), start=1):
-            axes = figure.add_subplot(1, 2, place)
+            axes = figure.add_subplot(2, 1, place)
             longest = 1
             for name, values in histories.items():
                 series = values.get(key) or ()
@@ -320,7 +317,7 @@ def history_chart(histories: Mapping[str, Mapping[str, Sequence[float]]]) -> str
                 marker = "o" if len(series) < 15 else ""
                 axes.plot(epochs, series, marker=marker, markersize=3.5, linewidth=1.8, color=colours.get(name, SOFT))
             axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-            axes.set_xlabel("epoch")
+            axes.set_xlabel("epoch" if key == "acc" else "")
             step = max(1, -(-longest // 8))
             axes.set_xticks(range(step, longest + 1, step))
             if key == "acc":
@@ -340,7 +337,7 @@ def time_chart(stages: Sequence[tuple[str, float, float]], ordinary: float | Non
         stages: Name, seconds of training, further seconds.
         ordinary: Seconds that ordinary training takes; None where nobody knows.
     """
-    with _drawing(7.2, 0.34 * len(stages) + 1.15) as figure:
+    with _drawing(11.6, 0.36 * len(stages) + 1.2) as figure:
         axes = figure.add_subplot()
         places = range(len(stages))
         axes.barh(places, [train for _, train, _ in stages], 0.62, color=ACC, label="training")

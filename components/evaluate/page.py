@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.common.runs.lifecycle import StageRun
+from components.common.runs.lifecycle import Published, StageRun
+from components.common.storage.addresses import join
 from components.evaluate import charts
 from components.evaluate.figures import confusion_matrix, dominating, least_suspect, most_suspect, roc_curve
 from components.evaluate.gallery import Difference, difference, pictures
@@ -19,7 +20,7 @@ from components.evaluate.report import MODELS, Card, Figure, Report, Time, rende
 from components.evaluate.summary import ARTIFACTS, ordinary_seconds, summarise, to_json
 from components.evaluate.wording import Found, caveats, colour, detectors, next_steps, sentence
 
-__all__ = ["Judged", "add_views"]
+__all__ = ["Judged", "add_views", "post_summary"]
 
 _CLEAN = 12
 # Means of thousands of images say no more than those of hundreds.
@@ -97,13 +98,24 @@ def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Map
         config_digest=config_digest(parents, run.config),
     )
     epochs = {name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents}
-    facts["ordinary"] = ordinary_seconds(summary, epochs)
+    facts["ordinary"] = list(ordinary_seconds(facts["stages"], epochs))
     page = render(_report(run, judged, facts, summary))
     run.add_bytes("report", page, suffix=".html", kind="document")
     # The report shows the summary's figures, so it cannot show its own address.
     summary["artifacts"]["report"] = run.address("report")
     run.add_bytes("summary", to_json(summary), suffix=".json", kind="document")
     return page
+
+
+def post_summary(run: StageRun, published: Published) -> None:
+    """Puts a copy of the summary where the run's id alone leads: ``<store>/runs/<run id>/summary.json``.
+
+    Args:
+        run: The stage.
+        published: Its result, now or from before.
+    """
+    ref = published.manifest.object("summary", published.uri)
+    run.store.put(join(run.uri.removesuffix("/evaluate"), "summary.json"), run.store.get(ref.uri, ref.sha256))
 
 
 def _artifacts(run: StageRun) -> dict[str, str]:
@@ -185,7 +197,7 @@ def _report(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Ma
         detectors=detectors(facts["probes"], _signals(run), facts["mixed_classes"], facts["mapping"]),
         probes=facts["probes"],
         times=_times(facts, summary),
-        ordinary=facts["ordinary"],
+        ordinary=(facts["ordinary"][0], facts["ordinary"][1]),
         counts=counts,
         attack=judged.attack,
         provenance=_provenance(run, summary),

@@ -38,12 +38,14 @@ def run_stage(
         UntaintError: An input breaks its contract, or the store fails.
     """
     with StageRun("evaluate", config, store_root, run_id, parents) as run:
+        from components.evaluate.page import add_views, post_summary
+
         done = run.finished()
         if done is not None:
+            post_summary(run, done)
             ref = done.manifest.object("report", done.uri)
             return done, run.store.get(ref.uri, ref.sha256)
         from components.common.runs.inputs import read_both
-        from components.evaluate.page import add_views
 
         train, holdout = read_both(run)
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
@@ -59,7 +61,9 @@ def run_stage(
         judged = _judged(run, config, split, index, truth, train, holdout)
         _add_suspects(run, split, index, judged)
         page = add_views(run, judged, facts, metrics)
-        return run.publish(facts, metrics), page
+        published = run.publish(facts, metrics)
+        post_summary(run, published)
+        return published, page
 
 
 def _read_split(run: StageRun) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["ARTIFACTS", "MODELS", "SCHEMA", "ordinary_seconds", "summarise", "to_json"]
@@ -83,23 +83,23 @@ def summarise(
     }
 
 
-def ordinary_seconds(summary: Mapping[str, Any], epochs: Mapping[str, int]) -> tuple[float | None, bool]:
+def ordinary_seconds(stages: Sequence[Mapping[str, Any]], epochs: Mapping[str, int]) -> tuple[float | None, bool]:
     """Seconds that ordinary training on the same data takes, and whether they were measured.
 
     Without the undefended model they are estimated from the warm-up, whose epochs are those of ordinary training and
     some scoring: as many epochs as warm-up and fine-tuning have together.
 
     Args:
-        summary: As from ``summarise``.
+        stages: As in evaluate's facts: ``stage`` and ``train_seconds`` each.
         epochs: ``warmup`` and ``finetune`` to their number of epochs.
     """
-    measured = summary["cost"]["undefended_training_seconds"]
-    if measured is not None:
-        return float(measured), True
+    trained = {entry["stage"]: float(entry["train_seconds"]) for entry in stages}
+    if "control" in trained:
+        return trained["control"], True
     warmup, finetune = epochs.get("warmup"), epochs.get("finetune")
-    if not warmup or not finetune or "warmup" not in summary["seconds"]:
+    if not warmup or not finetune or not trained.get("warmup"):
         return None, False
-    return float(summary["seconds"]["warmup"]) * (warmup + finetune) / warmup, False
+    return round(trained["warmup"] * (warmup + finetune) / warmup, 3), False
 
 
 def to_json(summary: Mapping[str, Any]) -> bytes:

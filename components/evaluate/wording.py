@@ -217,10 +217,14 @@ def _detector(name: str, reason: str, records: Sequence[Mapping[str, Any]]) -> D
         return Detector(
             name=name,
             found=False,
-            text=f"{reason}: {len(records)} candidates of {_names(classes)} were forgotten; "
-            f"none could be told apart from its class (down to {least:.0f} % of the trusted images kept their label)",
+            text=f"{reason}: {_count(len(records), 'candidate')} of {_names(classes)} forgotten, and the class forgot "
+            f"itself with it (as few as {least:.0f} % of its trusted images kept their label)",
         )
     return Detector(name=name, found=False, text=f"{reason}: ranks the images, nothing was forgotten for it")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _names(names: Sequence[str]) -> str:

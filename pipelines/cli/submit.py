@@ -133,6 +133,7 @@ def submit_command(
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
     from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.views.summary import summary_uri
 
     try:
         parse_uri(store)
@@ -174,6 +175,8 @@ def submit_command(
     except KeyboardInterrupt:
         write(f"Interrupted. The run goes on; to end it: untaint runs stop {kfp_run}")
         ctx.exit(_INTERRUPTED)
+    if state == "SUCCEEDED":
+        write(f"summary: {summary_uri(store, run_id)}")
     ctx.exit(0 if state == "SUCCEEDED" else _NOT_SUCCEEDED)
 
 
