@@ -170,10 +170,7 @@ def store_start_command(bucket: str) -> None:
         for variable, value in store.environment().items():
             click.echo(f"export {variable}={shlex.quote(value)}")
         click.echo(f"export UNTAINT_STORE={store.root}")
-        if store.attached:
-            click.echo("# Another process runs it and will stop it.")
-            return
-        click.echo("# Ctrl-C stops it.")
+        click.echo("# It runs until Ctrl-C here, and as long as runs use it.")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
