@@ -28,6 +28,7 @@ from typing import Any, Self, TextIO
 
 from components.common.contracts.errors import ConfigError, StorageError
 from components.common.storage import _guard
+from components.common.storage._failures import DISK
 from components.common.storage._guard import SERVER, STATE, TURN, USERS, take
 
 __all__ = ["EmbeddedStore", "find_server"]
@@ -128,6 +129,7 @@ class EmbeddedStore:
             "AWS_SESSION_TOKEN": "",
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
+            DISK: str(self.data_dir),
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
         }
@@ -249,7 +251,9 @@ class EmbeddedStore:
             *(f"-{role}.port={port}" for role, port in ports.items()),
             # Without "none" the master holds an election first, and the filer then waits for seconds.
             *("-filer", "-s3", "-s3.port.iceberg=0", "-master.peers=none", "-master.telemetry=false"),
-            *("-volume.max=0", "-master.volumeSizeLimitMB=256", "-volume.preStopSeconds=0"),
+            *("-master.volumeSizeLimitMB=256", "-volume.preStopSeconds=0"),
+            # By default it takes nothing more below 1 % or 256 MiB of free disk, and lets its clients wait for ever.
+            *("-volume.max=4096", "-volume.minFreeSpace=0"),
         ]
         # Not the caller's environment: weed takes flags from variables of any name like S3_PORT, and reads
         # security settings below HOME.
