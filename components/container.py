@@ -1,5 +1,6 @@
 """What the six stages share with Kubeflow Pipelines: how a container starts, and how results reach the run graph."""
 
+import contextlib
 import json
 import logging
 import os
@@ -7,13 +8,15 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from kfp import dsl
 
-from components.common.contracts.errors import UntaintError
+from components.common.contracts.errors import defect
+from components.common.contracts.os_errors import explained
 from components.common.runs.artifacts import StageManifest
 
 __all__ = ["RUN_PID", "STATUS_FILE", "Outputs", "Published", "deliver", "stage_container"]
@@ -82,8 +85,8 @@ def stage_container(stage: str, image: str) -> Any:
 def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Outputs:
     """Runs a stage and shows its result in the run graph.
 
-    An error that untaint can explain ends the process with the error's own exit code and one readable line; anything
-    else is a defect and keeps its traceback.
+    An error ends the process with its own exit code and four readable lines. Of a defect, which nothing explains, the
+    traceback is kept too: in a local run, in the run's folder; elsewhere in the log, which is all that is left there.
 
     Args:
         work: The stage.
@@ -97,14 +100,24 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Output
     )
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
-        published = work()
-    except UntaintError as problem:
-        logging.getLogger(__name__).error("%s: %s", type(problem).__name__, problem)
-        _note(exit_code=problem.exit_code)
-        sys.exit(problem.exit_code)
+        outputs = _shown(work(), lineage, metrics)
+    except Exception as problem:
+        known = explained(problem)
+        reported = known or defect(problem)
+        if known is None or os.environ.get("UNTAINT_DEBUG") == "1":
+            _keep_traceback()
+        for line in reported.lines():
+            logging.getLogger(__name__).error("%s", line)
+        _note(exit_code=reported.exit_code)
+        sys.exit(reported.exit_code)
     except BaseException:
         _note(exit_code=1)
         raise
+    _note(exit_code=0)
+    return outputs
+
+
+def _shown(published: Published, lineage: Any, metrics: Any) -> Outputs:
     manifest = published.manifest
     lineage.metadata.update(
         {
@@ -119,8 +132,16 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Output
         file.write(manifest.to_bytes())
     for name, value in sorted(manifest.metrics.items()):
         metrics.log_metric(name, float(value))
-    _note(exit_code=0)
     return Outputs(manifest_uri=published.uri, manifest_sha256=published.sha256)
+
+
+def _keep_traceback() -> None:
+    target = os.environ.get(STATUS_FILE)
+    if not target or os.environ.get("UNTAINT_DEBUG") == "1":
+        traceback.print_exc(file=sys.stdout)
+        return
+    with contextlib.suppress(OSError):
+        Path(target).with_name("traceback.txt").write_text(traceback.format_exc())
 
 
 def _note(exit_code: int | None) -> None:
@@ -129,8 +150,13 @@ def _note(exit_code: int | None) -> None:
     if not target:
         return
     draft = Path(f"{target}.draft")
-    draft.write_text(json.dumps({"pid": os.getpid(), "exit_code": exit_code}))
-    draft.replace(target)
+    try:
+        draft.write_text(json.dumps({"pid": os.getpid(), "exit_code": exit_code}))
+        draft.replace(target)
+    except OSError:
+        # A disk that is full must not hide what went wrong before; at the start, it is the problem.
+        if exit_code is None:
+            raise
 
 
 def _end_with_the_run() -> None:

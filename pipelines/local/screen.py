@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from components.common.runs.progress_note import PROGRESS_FILE, read_progress
+from components.common.runs.progress_note import PROGRESS_FILE, read_progress, time_left
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -109,6 +109,8 @@ class _Bar:
         said = (
             f"{noted.phase}: step {noted.step} of {noted.total} ({100 * noted.step // noted.total} %)" if noted else ""
         )
+        if noted and noted.seconds_left is not None and noted.step < noted.total:
+            said += f", {time_left(noted.seconds_left)};"
         line = Table.grid(padding=(0, 1))
         line.add_row(
             Text(f"[{min(done + 1, total)}/{total}] {stage or 'starting'}"),
