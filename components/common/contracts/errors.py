@@ -106,7 +106,9 @@ class GateError(UntaintError):
 def defect(problem: BaseException) -> UntaintError:
     """An error that nothing explains, in the same four lines: where it was raised, and how to see more."""
     root = Path(__file__).parents[3]
-    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if Path(frame.filename).is_relative_to(root)]
+    frames = [
+        frame for frame in traceback.extract_tb(problem.__traceback__) if Path(frame.filename).is_relative_to(root)
+    ]
     at = f"{Path(frames[-1].filename).relative_to(root)}, line {frames[-1].lineno}" if frames else "an unknown place"
     return UntaintError(
         f"a defect of untaint in {at}",

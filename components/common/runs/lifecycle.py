@@ -308,7 +308,7 @@ class StageRun:
 
     def progress(self, phase: str, step: int, total: int, figures: Mapping[str, float]) -> None:
         """One plain line every 30 s or 5 %, whichever comes later, and the last; part of ``Watch``."""
-        note_progress(phase, step, total)
+        note_progress(phase, step, total, " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         now = time.monotonic()
         said_at, said_share = self._said.get(phase, (now - _SAY_EVERY_SECONDS / 2, 0.0))
         due = now - said_at >= _SAY_EVERY_SECONDS and step / total - said_share >= _SAY_EVERY_SHARE

@@ -27,12 +27,14 @@ class ProgressNote:
         step: Steps that are done, 0 to ``total``.
         total: All steps of the phase, at least 1.
         seconds_left: Expected seconds to the end of the phase; None as long as nothing is known.
+        figure: What was measured last, such as ``loss 0.31``; empty where nothing was.
     """
 
     phase: str
     step: int
     total: int
     seconds_left: float | None = None
+    figure: str = ""
 
 
 @dataclass(slots=True)
@@ -48,7 +50,7 @@ class _Clock:
 _clock = _Clock("", 0.0, 0, 0.0)
 
 
-def note_progress(phase: str, step: int, total: int) -> None:
+def note_progress(phase: str, step: int, total: int, figure: str = "") -> None:
     """Notes a step, five times a second at most; a disk that does not take it is no reason to stop a training.
 
     The time left follows from the steps that this process has done, not from those that an earlier attempt did.
@@ -65,7 +67,7 @@ def note_progress(phase: str, step: int, total: int) -> None:
     _clock.noted = now
     done, elapsed = step - _clock.first, now - _clock.began
     known = step >= total or (done > 0 and elapsed >= _JUDGED_AFTER_SECONDS)
-    note = ProgressNote(phase, step, total, elapsed / max(done, 1) * (total - step) if known else None)
+    note = ProgressNote(phase, step, total, elapsed / max(done, 1) * (total - step) if known else None, figure)
     with contextlib.suppress(OSError):
         draft = Path(f"{target}.draft")
         draft.write_text(json.dumps(asdict(note)))
@@ -78,7 +80,11 @@ def read_progress(path: Path) -> ProgressNote | None:
         noted = json.loads(path.read_bytes())
         left = noted["seconds_left"]
         return ProgressNote(
-            str(noted["phase"]), int(noted["step"]), max(1, int(noted["total"])), None if left is None else float(left)
+            str(noted["phase"]),
+            int(noted["step"]),
+            max(1, int(noted["total"])),
+            None if left is None else float(left),
+            str(noted.get("figure", "")),
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
