@@ -1,0 +1,106 @@
+"""A verdict in words counts what was found, claims no more, and is green only where poison would have been seen."""
+
+from __future__ import annotations
+
+import pytest
+
+from components.evaluate.wording import Found, caveats, colour, detectors, next_steps, sentence
+
+CANARY = {"planted": 40, "label": "3", "caught": 0.95, "fired": 0.01}
+
+
+def found(**changes: object) -> Found:
+    given = {"verdict": "poison found", "total": 4000, "poisoned": 400, "suspect": 0, "targets": ["0"], "mapping": {}}
+    return Found(**{**given, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "400 of 4,000 training images carry a trigger that leads to class 0."),
+        (
+            {"poisoned": 1412, "suspect": 3},
+            "1,412 of 4,000 training images carry a trigger that leads to class 0; 3 more are suspect.",
+        ),
+        (
+            {"targets": ["a", "b", "c"]},
+            "400 of 4,000 training images carry triggers that lead to the classes a, b and c.",
+        ),
+        ({"targets": list("abcdef")}, "400 of 4,000 training images carry triggers that lead to 6 classes."),
+        (
+            {"poisoned": 0, "suspect": 390, "targets": [], "mapping": {"0": "1"}},
+            "The labels of 390 of 4,000 training images were changed by a rule from class to class.",
+        ),
+        ({"poisoned": 0, "suspect": 9, "targets": []}, "9 of 4,000 training images look poisoned."),
+        (
+            {"verdict": "label errors found", "poisoned": 0, "suspect": 77},
+            "77 of 4,000 training images have labels that do not fit what they show; no trigger was found.",
+        ),
+        ({"verdict": "no poison found", "poisoned": 0}, "No poison was found among 4,000 training images."),
+        (
+            {"verdict": "inconclusive", "poisoned": 0},
+            "This run cannot say whether the 4,000 training images are poisoned.",
+        ),
+    ],
+)
+def test_the_verdict_is_a_sentence_with_counts(changes: dict, text: str) -> None:
+    assert sentence(found(**changes)) == text
+
+
+@pytest.mark.parametrize(
+    ("verdict", "facts", "expected"),
+    [
+        ("poison found", {"checked": "x", "canary": CANARY}, "red"),
+        ("label errors found", {"checked": "x"}, "amber"),
+        ("inconclusive", {"checked": "x"}, "amber"),
+        ("no poison found", {}, "amber"),
+        ("no poison found", {"canary": {**CANARY, "caught": 0.1}}, "amber"),
+        ("no poison found", {"canary": CANARY}, "green"),
+        ("no poison found", {"checked": "20 patched images of a class would have been seen."}, "green"),
+    ],
+)
+def test_green_is_only_what_would_have_shown_poison(verdict: str, facts: dict, expected: str) -> None:
+    assert colour(verdict, facts) == expected
+
+
+def test_a_canary_is_reported_with_what_it_does_not_show() -> None:
+    said = " ".join(caveats({"verdict": "no poison found", "canary": CANARY}, attacked=False, truth=False))
+    for words in ("on 40 training images", "95.0 % of them", "on 1.0 % of the holdout", "This trigger was tested, no"):
+        assert words in said
+    assert "not caught" not in said
+
+
+def test_caveats_stand_only_where_they_apply() -> None:
+    missed = caveats({"verdict": "no poison found", "canary": {**CANARY, "caught": 0.1}}, attacked=False, truth=False)
+    assert any("was not caught" in text for text in missed)
+    without = caveats({"verdict": "no poison found"}, attacked=False, truth=False)
+    assert any("No canary was planted" in text for text in without)
+    stated = caveats({"verdict": "no poison found", "checked": "x"}, attacked=False, truth=False)
+    assert not any("canary" in text for text in stated)
+    injected = caveats({"verdict": "poison found", "acc_measured_on": "900 trusted rows"}, attacked=True, truth=True)
+    assert injected == ["ASR is that of the attack that this run injected; of other triggers it says nothing."]
+    assert any(
+        "undone" in text
+        for text in caveats({"verdict": "inconclusive", "rolled_back": True}, attacked=True, truth=True)
+    )
+
+
+@pytest.mark.parametrize("verdict", ["poison found", "label errors found", "no poison found", "inconclusive"])
+def test_every_verdict_says_what_to_do_next(verdict: str) -> None:
+    assert next_steps(found(verdict=verdict))
+    assert ("cleaned index" in " ".join(next_steps(found(verdict=verdict)))) == (
+        verdict in ("poison found", "label errors found")
+    )
+
+
+def test_each_detector_says_one_line_and_those_that_found_nothing_do_too() -> None:
+    probe = {"signal": "early", "label": "0", "isolated": 74, "retained": 0.99, "accepted": False}
+    lines = detectors(
+        [probe, {**probe, "signal": "early, again", "isolated": 380, "accepted": True}], ["early", "disbelief"], [], {}
+    )
+    assert [line.found for line in lines] == [True, False, False, False]
+    assert "380 images of 0 were forgotten, and 99 % of the trusted images" in lines[0].text
+    assert all("\n" not in line.text for line in lines)
+    mixed = detectors([probe], ["early"], ["cat"], {"cat": "dog"})
+    assert [line.found for line in mixed] == [False, True, True]
+    assert "what looks like cat is labelled dog" in mixed[2].text
