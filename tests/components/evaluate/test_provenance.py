@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
+from click.testing import CliRunner
 
 from components.common.contracts.configs import as_mapping
 from components.common.runs.artifacts import StageManifest
 from components.evaluate.provenance import command, config_digest, settings, versions
-from pipelines.cli.main import main
+from pipelines.cli.main import cli
 from pipelines.dag.settings import apply_settings, default_parameters, stage_configs
 
 WITHHELD = ("attack", "poison_rate", "target_label", "cover_rate", "attack_options", "canary_ratio")
@@ -48,8 +48,8 @@ def plan_of(words: list[str], monkeypatch: pytest.MonkeyPatch, home: Path) -> An
     plans = []
     monkeypatch.setenv("UNTAINT_HOME", str(home))
     monkeypatch.setattr("pipelines.local.run.run", lambda plan, *_: plans.append(plan) or 0)
-    with pytest.raises((SystemExit, click.exceptions.Exit)):
-        main(words)
+    result = CliRunner().invoke(cli, words)
+    assert plans, result.output
     return plans[0]
 
 

@@ -114,7 +114,7 @@ def test_the_contact_sheet_shows_every_suspect(count: int) -> None:
 
 def test_the_contact_sheet_has_labels_suspicion_and_reasons() -> None:
     image = [np.full((3, 4, 4), 40, dtype=np.uint8)]
-    row = sheet_rows(1)[0]
+    row = {**sheet_rows(1)[0], "label": "a"}
     sheets = [
         contact_sheet([{**row, **changes}], image)
         for changes in ({}, {"label": "z"}, {"predicted_label": "z"}, {"suspicion": 0.1}, {"reasons": ["y", "z"]})
