@@ -96,6 +96,7 @@ def test_waiting_shows_each_change_of_state_once_and_ends_well(kfp: FakeKfp) -> 
         assert sum(line.startswith(f"stage {stage}: succeeded after ") for line in lines) == 1
     assert lines.count("run: running") == 1
     assert lines[-1].startswith("run: succeeded")
+    assert answer.output.splitlines()[-1] == f"summary: {STORE}/runs/r1/summary.json"
     assert not re.search("error|fail|warn", answer.output, re.IGNORECASE)
 
 
@@ -105,6 +106,7 @@ def test_waiting_for_a_run_that_does_not_succeed_ends_with_1(kfp: FakeKfp, outco
     answer = submitted("--wait")
     assert answer.exit_code == 1
     assert f"run: {outcome.lower()}" in answer.output
+    assert "summary" not in answer.output
     if outcome == "FAILED":
         assert "stage split: failed after 0 s: main: exit status 3" in answer.output
         assert "stage unlearn" not in answer.output
