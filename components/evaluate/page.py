@@ -15,10 +15,11 @@ from components.common.storage.addresses import join
 from components.evaluate import charts
 from components.evaluate.figures import confusion_matrix, dominating, least_suspect, most_suspect, roc_curve
 from components.evaluate.gallery import Difference, difference, pictures
+from components.evaluate.graph_views import confusion_metadata, overview, roc_metadata
 from components.evaluate.provenance import command, config_digest, settings, versions
 from components.evaluate.report import MODELS, Card, Figure, Report, Time, render
 from components.evaluate.summary import ARTIFACTS, ordinary_seconds, summarise, to_json
-from components.evaluate.wording import Found, caveats, colour, detectors, next_steps, sentence
+from components.evaluate.wording import Found, candidates_of, caveats, colour, detectors, next_steps, sentence
 
 __all__ = ["Judged", "add_views", "post_summary"]
 
@@ -69,7 +70,7 @@ class Judged:
 
 
 def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Mapping[str, float]) -> bytes:
-    """Keeps ``summary`` and ``report`` for publishing, and adds to the facts what the terminal says of them.
+    """Keeps summary, report and what the run graph shows for publishing; adds to the facts what the terminal says.
 
     Args:
         run: The stage, with all other results kept.
@@ -101,6 +102,10 @@ def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Map
     facts["ordinary"] = list(ordinary_seconds(facts["stages"], epochs))
     page = render(_report(run, judged, facts, summary))
     run.add_bytes("report", page, suffix=".html", kind="document")
+    run.add_bytes("overview", overview(summary, facts), suffix=".md", kind="document")
+    matrix = confusion_matrix(judged.holdout_labels, judged.holdout_predicted, len(judged.class_names))
+    run.add_bytes("confusion", confusion_metadata(matrix, judged.class_names), suffix=".json", kind="document")
+    run.add_bytes("roc", roc_metadata(_roc(judged)), suffix=".json", kind="document")
     # The report shows the summary's figures, so it cannot show its own address.
     summary["artifacts"]["report"] = run.address("report")
     run.add_bytes("summary", to_json(summary), suffix=".json", kind="document")
@@ -194,8 +199,8 @@ def _report(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Ma
         gallery_class=judged.class_names[label],
         differences=_differences(judged),
         classes=facts["classes"],
-        detectors=detectors(facts["probes"], _signals(run), facts["mixed_classes"], facts["mapping"]),
-        probes=facts["probes"],
+        detectors=detectors(candidates_of(facts["probes"]), _signals(run), facts["mixed_classes"], facts["mapping"]),
+        probes=candidates_of(facts["probes"]),
         times=_times(facts, summary),
         ordinary=(facts["ordinary"][0], facts["ordinary"][1]),
         counts=counts,
@@ -252,7 +257,7 @@ def _charts(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Ma
     if judged.poisoned is not None:
         poisoned = judged.poisoned[~judged.canaries]
         groups = {"clean": suspicion[~poisoned], "poisoned": suspicion[poisoned]}
-        curve = roc_curve(suspicion, poisoned)
+        curve = _roc(judged)
         if curve is not None:
             split = summary["split"]
             drawn["roc"] = charts.roc_chart(curve[:2], split["auroc"], (split["fpr"], split["tpr"]))
@@ -270,6 +275,14 @@ def _charts(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Ma
     if histories:
         drawn["history"] = charts.history_chart(histories)
     return drawn
+
+
+def _roc(judged: Judged) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """The ROC curve of the suspicion against the truth; None where that is not known."""
+    if judged.poisoned is None:
+        return None
+    own = ~judged.canaries
+    return roc_curve(judged.split["suspicion"].to_numpy()[own], judged.poisoned[own])
 
 
 def _cards(judged: Judged, rows: npt.NDArray[np.int64]) -> list[Card]:

@@ -10,7 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from components.evaluate.gallery import Difference
-from components.evaluate.wording import Detector
+from components.evaluate.wording import Candidate, Detector
 
 __all__ = ["Card", "Figure", "Report", "Time", "render"]
 
@@ -81,7 +81,7 @@ class Report:
         differences: Mean difference images, the class with the most suspects first.
         classes: Per class ``name``, ``train``, ``suspects``, and where they are known ``acc``, ``recall``, ``finding``.
         detectors: What each detector found.
-        probes: Records of every candidate that was forgotten, for the details.
+        probes: Every candidate that was forgotten on trial, for the details.
         times: What the stages took.
         ordinary: Seconds of ordinary training, and whether they were measured.
         counts: Number of training images by what became of them.
@@ -105,7 +105,7 @@ class Report:
     differences: Sequence[Difference]
     classes: Sequence[Mapping[str, Any]]
     detectors: Sequence[Detector]
-    probes: Sequence[Mapping[str, Any]]
+    probes: Sequence[Candidate]
     times: Sequence[Time]
     ordinary: tuple[float | None, bool]
     counts: Mapping[str, int]

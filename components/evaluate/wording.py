@@ -11,7 +11,17 @@ from typing import Any
 
 from components.common.signals import SIGNALS
 
-__all__ = ["Detector", "Found", "caveats", "colour", "detectors", "next_steps", "sentence"]
+__all__ = [
+    "Candidate",
+    "Detector",
+    "Found",
+    "candidates_of",
+    "caveats",
+    "colour",
+    "detectors",
+    "next_steps",
+    "sentence",
+]
 
 _MOST_NAMES = 4
 _CAUGHT = 0.8
@@ -53,6 +63,49 @@ class Detector:
     name: str
     found: bool
     text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A set of images of one class that was forgotten on trial.
+
+    Attributes:
+        detector: Name of the detector that asked for it.
+        label: Its class, by name.
+        size: Images that were forgotten.
+        forget_confidence: Probability of the label that was left on them, in [0, 1].
+        retain_accuracy: Share of the held-out trusted images of the class that kept their label, in [0, 1].
+        retain_loss_increase: How much their loss rose, in units of that of the forgotten images.
+        accepted: Whether it counts.
+    """
+
+    detector: str
+    label: str
+    size: int
+    forget_confidence: float
+    retain_accuracy: float
+    retain_loss_increase: float
+    accepted: bool
+
+
+def candidates_of(records: Sequence[Mapping[str, Any]]) -> list[Candidate]:
+    """What the unlearn stage recorded of its candidates, in its present words or those before.
+
+    Args:
+        records: ``probes`` of its facts.
+    """
+    return [
+        Candidate(
+            detector=str(record["signal"]),
+            label=str(record["label"]),
+            size=int(record.get("forget_set", record.get("isolated", 0))),
+            forget_confidence=float(record.get("forget_confidence", record.get("forgotten", 0.0))),
+            retain_accuracy=float(record.get("retain_accuracy", record.get("retained", 0.0))),
+            retain_loss_increase=float(record.get("retain_loss_increase", record.get("spilled", 0.0))),
+            accepted=bool(record["accepted"]),
+        )
+        for record in records
+    ]
 
 
 def sentence(found: Found) -> str:
@@ -160,7 +213,7 @@ def caveats(facts: Mapping[str, Any], *, attacked: bool, truth: bool, fraction_j
 
 
 def detectors(
-    probes: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Candidate],
     signals: Sequence[str],
     mixed: Sequence[str],
     mapping: Mapping[str, str],
@@ -168,18 +221,15 @@ def detectors(
     """One line for each detector that was asked.
 
     Args:
-        probes: Records of the unlearn stage, one for each candidate that was forgotten.
+        candidates: What was forgotten on trial.
         signals: Names of the split's signals.
         mixed: Classes that hold samples of many others.
         mapping: As in ``Found``.
     """
-    lines = []
-    groups: dict[str, list[Mapping[str, Any]]] = {name: [] for name in signals if name in SIGNALS}
-    for record in probes:
-        groups.setdefault(str(record["signal"]).split(",")[0], []).append(record)
-    for name, records in groups.items():
-        reason = SIGNALS[name].reason if name in SIGNALS else "moved when the class was forgotten"
-        lines.append(_detector(name, reason, records))
+    groups: dict[str, list[Candidate]] = {name: [] for name in signals if name in SIGNALS}
+    for candidate in candidates:
+        groups.setdefault(candidate.detector.split(",")[0], []).append(candidate)
+    lines = [_detector(name, found) for name, found in groups.items()]
     lines.append(
         Detector(
             name="labels against content",
@@ -200,27 +250,25 @@ def detectors(
     return lines
 
 
-def _detector(name: str, reason: str, records: Sequence[Mapping[str, Any]]) -> Detector:
-    accepted = [record for record in records if record["accepted"]]
+def _detector(name: str, candidates: Sequence[Candidate]) -> Detector:
+    meaning = f"{SIGNALS[name].reason}: " if name in SIGNALS else ""
+    accepted = [one for one in candidates if one.accepted]
     if accepted:
-        best = max(accepted, key=lambda record: int(record["isolated"]))
-        return Detector(
-            name=name,
-            found=True,
-            text=f"{reason}: {int(best['isolated']):,} images of {best['label']} were forgotten, and "
-            f"{100 * float(best['retained']):.0f} % of the trusted images of that class kept their label. "
-            "They share something that the class does not need: a trigger",
+        best = max(accepted, key=lambda one: one.size)
+        text = (
+            f"{_count(best.size, 'image')} of {best.label} forgotten, and {100 * best.retain_accuracy:.0f} % of the "
+            "trusted images of that class kept their label: these images share something that the class does not need"
         )
-    if records:
-        classes = sorted({str(record["label"]) for record in records})
-        least = 100 * min(float(record["retained"]) for record in records)
-        return Detector(
-            name=name,
-            found=False,
-            text=f"{reason}: {_count(len(records), 'candidate')} of {_names(classes)} forgotten, and the class forgot "
-            f"itself with it (as few as {least:.0f} % of its trusted images kept their label)",
+    elif candidates:
+        classes = sorted({one.label for one in candidates})
+        least = 100 * min(one.retain_accuracy for one in candidates)
+        text = (
+            f"{_count(len(candidates), 'candidate')} of {_names(classes)} forgotten, and the class was forgotten with "
+            f"it (as few as {least:.0f} % of its trusted images kept their label)"
         )
-    return Detector(name=name, found=False, text=f"{reason}: ranks the images, nothing was forgotten for it")
+    else:
+        text = "ranks the images; nothing was forgotten for it"
+    return Detector(name=name, found=bool(accepted), text=meaning + text)
 
 
 def _count(number: int, noun: str) -> str:

@@ -13,7 +13,7 @@ from components.evaluate import charts
 from components.evaluate.gallery import difference, picture
 from components.evaluate.report import Card, Figure, Report, Time, render
 from components.evaluate.summary import summarise
-from components.evaluate.wording import Detector
+from components.evaluate.wording import Candidate, Detector
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 STAGES = [{"stage": name, "seconds": 2.0, "train_seconds": 1.0, "peak_mib": 900.0} for name in ("warmup", "control")]
@@ -24,7 +24,7 @@ def report(text: str = "plain", *, attacked: bool = True) -> Report:
     metrics = {"acc": 0.981, "suspects": 1.0, "control_acc": 0.97}
     if attacked:
         metrics |= {"asr": 0.012, "auroc": 0.9, "flagged_poisoned": 0.8, "flagged_clean": 0.1, "tpr_at_1pct_fpr": 0.7}
-    finding = {"name": text, "train": 5, "suspects": 2, "recall": None, "finding": text}
+    finding = {"name": text, "train": 5, "suspects": 2, "recall": None, "finding": text, "reason": text}
     facts = {"verdict": text, "stages": STAGES, "reason": text, "checked": text, "classes": [finding]}
     card = Card(
         sample_id=7,
@@ -37,15 +37,15 @@ def report(text: str = "plain", *, attacked: bool = True) -> Report:
         flagged=True,
         poisoned=True if attacked else None,
     )
-    probe = {
-        "signal": text,
-        "label": text,
-        "isolated": 1,
-        "forgotten": 0.1,
-        "retained": 0.9,
-        "spilled": 0.0,
-        "accepted": True,
-    }
+    probe = Candidate(
+        detector=text,
+        label=text,
+        size=1,
+        forget_confidence=0.1,
+        retain_accuracy=0.9,
+        retain_loss_increase=0.0,
+        accepted=True,
+    )
     drawn = {
         "stages": charts.stage_chart([(text, 0.9, 0.1 if attacked else None)]),
         "suspicion": charts.suspicion_chart({"kept": rng.random(9).astype(np.float32)}, 0.5),

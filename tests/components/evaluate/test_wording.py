@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluate.wording import Found, caveats, colour, detectors, next_steps, sentence
+from components.common.signals import SIGNALS
+from components.evaluate.wording import Found, candidates_of, caveats, colour, detectors, next_steps, sentence
 
 CANARY = {"planted": 40, "label": "3", "caught": 0.95, "fired": 0.01}
 
@@ -93,14 +94,28 @@ def test_every_verdict_says_what_to_do_next(verdict: str) -> None:
     )
 
 
-def test_each_detector_says_one_line_and_those_that_found_nothing_do_too() -> None:
-    probe = {"signal": "early", "label": "0", "isolated": 74, "retained": 0.99, "accepted": False}
-    lines = detectors(
-        [probe, {**probe, "signal": "early, again", "isolated": 380, "accepted": True}], ["early", "disbelief"], [], {}
-    )
-    assert [line.found for line in lines] == [True, False, False, False]
-    assert "380 images of 0 were forgotten, and 99 % of the trusted images" in lines[0].text
+OLD = {"signal": "early", "label": "0", "isolated": 74, "forgotten": 0.1, "retained": 0.99, "spilled": 0.0}
+NEW = {
+    "signal": "early",
+    "label": "0",
+    "forget_set": 74,
+    "forget_confidence": 0.1,
+    "retain_accuracy": 0.99,
+    "retain_loss_increase": 0.0,
+}
+
+
+@pytest.mark.parametrize("record", [OLD, NEW])
+def test_each_detector_says_one_line_and_those_that_found_nothing_do_too(record: dict) -> None:
+    wider = {**record, "signal": "early, again", "isolated": 380, "forget_set": 380}
+    candidates = candidates_of([{**record, "accepted": False}, {**wider, "accepted": True}])
+    lines = detectors(candidates, list(SIGNALS), [], {})
+    first = next(line for line in lines if line.name == "early")
+    assert first.found
+    assert "380 images of 0 forgotten, and 99 % of the trusted images" in first.text
+    assert not any(line.found for line in lines if line is not first)
+    assert len(lines) == len(set(SIGNALS) | {"early"}) + 2
     assert all("\n" not in line.text for line in lines)
-    mixed = detectors([probe], ["early"], ["cat"], {"cat": "dog"})
+    mixed = detectors(candidates[:1], [], ["cat"], {"cat": "dog"})
     assert [line.found for line in mixed] == [False, True, True]
     assert "what looks like cat is labelled dog" in mixed[2].text
