@@ -24,8 +24,8 @@ from components.evaluate.wording import Found, candidates_of, caveats, colour, d
 __all__ = ["Judged", "add_views", "post_summary"]
 
 _CLEAN = 12
-# Means of thousands of images say no more than those of hundreds.
-_MEAN_OF = 2_000
+# Means of thousands of images say no more than those of hundreds, and that of a few is only what they show.
+_MEAN_OF, _FEWEST_MEAN = 2_000, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,9 +86,9 @@ def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Map
     facts.setdefault("classes", _classes(judged))
     found = _found(judged, facts)
     facts["sentence"] = sentence(found)
-    facts["next_steps"] = next_steps(found)
-    facts["caveats"] = caveats(facts, attacked=bool(judged.attack), truth=judged.poisoned is not None)
     facts["colour"] = colour(facts["verdict"], facts)
+    facts["next_steps"] = next_steps(found, supported=facts["colour"] == "green")
+    facts["caveats"] = caveats(facts, attacked=bool(judged.attack), truth=judged.poisoned is not None)
     parents = {name: parent.manifest for name, parent in run.parents.items()}
     summary = summarise(
         run_id=run.run_id,
@@ -317,7 +317,7 @@ def _differences(judged: Judged) -> list[Difference]:
     for label in dominating(judged.labels[flagged]):
         of_class = (judged.labels == label) & ~judged.canaries
         suspects, kept = np.flatnonzero(of_class & flagged), np.flatnonzero(of_class & ~flagged)
-        if len(suspects) and len(kept):
+        if min(len(suspects), len(kept)) >= _FEWEST_MEAN:
             name = judged.class_names[label]
             found.append(difference(name, judged.images[suspects[:_MEAN_OF]], judged.images[kept[:_MEAN_OF]]))
     return found

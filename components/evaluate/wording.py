@@ -136,8 +136,13 @@ def _trigger(targets: Sequence[str]) -> str:
     return f"triggers that lead to {len(targets)} classes"
 
 
-def next_steps(found: Found) -> list[str]:
-    """What the owner of the data should do now, most urgent first."""
+def next_steps(found: Found, *, supported: bool) -> list[str]:
+    """What the owner of the data should do now, most urgent first.
+
+    Args:
+        found: What was found.
+        supported: Whether something shows that poison would have been seen.
+    """
     if found.verdict == "poison found":
         return [
             "Look at the most suspect images: what they share and the clean ones lack is the trigger.",
@@ -151,7 +156,9 @@ def next_steps(found: Found) -> list[str]:
         ]
     if found.verdict == "no poison found":
         return [
-            "The data can be used; read below what was tested and what was not.",
+            "The data can be used; read what limits this."
+            if supported
+            else "Run again with a canary before you rely on this: nothing shows yet that poison would have been seen.",
             *(["Look at the few suspects: they are left out of the cleaned index."] if found.suspect else []),
         ]
     return [

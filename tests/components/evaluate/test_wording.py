@@ -88,10 +88,15 @@ def test_caveats_stand_only_where_they_apply() -> None:
 
 @pytest.mark.parametrize("verdict", ["poison found", "label errors found", "no poison found", "inconclusive"])
 def test_every_verdict_says_what_to_do_next(verdict: str) -> None:
-    assert next_steps(found(verdict=verdict))
-    assert ("cleaned index" in " ".join(next_steps(found(verdict=verdict)))) == (
-        verdict in ("poison found", "label errors found")
-    )
+    steps = " ".join(next_steps(found(verdict=verdict), supported=True))
+    assert ("cleaned index" in steps) == (verdict in ("poison found", "label errors found"))
+    assert ("can be used" in steps) == (verdict == "no poison found")
+
+
+def test_data_are_called_usable_only_where_poison_would_have_been_seen() -> None:
+    steps = " ".join(next_steps(found(verdict="no poison found"), supported=False))
+    assert "can be used" not in steps
+    assert "with a canary" in steps
 
 
 OLD = {"signal": "early", "label": "0", "isolated": 74, "forgotten": 0.1, "retained": 0.99, "spilled": 0.0}
