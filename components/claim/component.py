@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from components.common.contracts.configs import ClaimConfig, from_mapping
+from components.claim.config import ClaimConfig
 from components.container import Published, deliver, stage_container
 
 __all__ = ["build", "run"]
@@ -81,7 +81,7 @@ def run(
 
     def work() -> Published:
         own = {"name": name, "drops": drops, "since": since, "until": until}
-        published = run_stage(from_mapping(ClaimConfig, {**settings, **own}), store_root, run_id)
+        published = run_stage(ClaimConfig(**{**settings, **own}), store_root, run_id)
         facts.update(published.manifest.facts)
         return published
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.common.contracts.configs import EvaluateConfig, from_mapping
 from components.container import Outputs, Published, deliver, stage_container
+from components.evaluate.config import EvaluateConfig
 
 __all__ = ["build", "run"]
 
@@ -108,7 +108,7 @@ def run(
     }
 
     def work() -> Published:
-        published, page = run_stage(from_mapping(EvaluateConfig, settings), store_root, run_id, parents)
+        published, page = run_stage(EvaluateConfig(**settings), store_root, run_id, parents)
         with open(report.path, "wb") as file:
             file.write(page)
         return published

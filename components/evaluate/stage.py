@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from components.common.attacks import canary
-from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
+from components.evaluate.config import EvaluateConfig
 from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
 
 if TYPE_CHECKING:

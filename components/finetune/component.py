@@ -4,8 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.common.contracts.configs import FinetuneConfig, from_mapping
 from components.container import Outputs, Published, deliver, stage_container
+from components.finetune.config import FinetuneConfig
 
 __all__ = ["build", "run"]
 
@@ -73,7 +73,7 @@ def run(
     parents = {"ingest": (ingest_uri, ingest_sha256), "unlearn": (unlearn_uri, unlearn_sha256)}
 
     def work() -> Published:
-        config = from_mapping(FinetuneConfig, {**settings, "epochs": epochs, "seed": seed})
+        config = FinetuneConfig(**{**settings, "epochs": epochs, "seed": seed})
         return run_stage(config, store_root, run_id, parents)
 
     return deliver(work, lineage, metrics)

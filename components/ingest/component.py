@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from components.common.contracts.configs import IngestConfig, from_mapping
 from components.container import Published, deliver, stage_container
+from components.ingest.config import IngestConfig
 
 __all__ = ["build", "run"]
 
@@ -86,9 +86,8 @@ def run(
     truth = {"uri": "", "sha256": ""}
 
     def work() -> Published:
-        config = from_mapping(
-            IngestConfig,
-            {
+        config = IngestConfig(
+            **{
                 **settings,
                 "dataset": dataset,
                 "train_limit": train_limit,

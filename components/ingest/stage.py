@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.common.attacks import canary
-from components.common.contracts.configs import IngestConfig
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
 from components.common.intake.drop import PREFIX, Drop, DropOptions, read_drop
 from components.common.runs.lifecycle import Published, StageRun
@@ -27,6 +26,7 @@ from components.ingest.algorithm import (
     rejected_table,
     statistics_of,
 )
+from components.ingest.config import IngestConfig
 from components.ingest.learnable import check_labels_left, check_learnable
 from components.ingest.sources import StoreFiles, folders
 

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 from kfp import dsl
 
-from components.common.contracts.configs import PromoteConfig, from_mapping
 from components.container import Published, deliver, stage_container
+from components.promote.config import PromoteConfig
 
 __all__ = ["build", "run"]
 
@@ -74,8 +74,8 @@ def run(
     facts: dict[str, Any] = {}
 
     def work() -> Published:
-        config = from_mapping(PromoteConfig, settings)
-        published = run_stage(config, name, store_root, run_id, {"claim": (claim_uri, claim_sha256)})
+        config = PromoteConfig(**settings, name=name)
+        published = run_stage(config, store_root, run_id, {"claim": (claim_uri, claim_sha256)})
         facts.update(published.manifest.facts)
         return published
 

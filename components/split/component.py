@@ -4,8 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.common.contracts.configs import SplitConfig, from_mapping
 from components.container import Outputs, Published, deliver, stage_container
+from components.split.config import SplitConfig
 
 __all__ = ["build", "run"]
 
@@ -70,7 +70,7 @@ def run(
     parents = {"ingest": (ingest_uri, ingest_sha256), "warmup": (warmup_uri, warmup_sha256)}
 
     def work() -> Published:
-        config = from_mapping(SplitConfig, {**settings, "seed": seed})
+        config = SplitConfig(**{**settings, "seed": seed})
         return run_stage(config, store_root, run_id, parents)
 
     return deliver(work, lineage, metrics)

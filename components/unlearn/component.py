@@ -4,8 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.common.contracts.configs import UnlearnConfig, from_mapping
 from components.container import Outputs, Published, deliver, stage_container
+from components.unlearn.config import UnlearnConfig
 
 __all__ = ["build", "run"]
 
@@ -80,7 +80,7 @@ def run(
     }
 
     def work() -> Published:
-        config = from_mapping(UnlearnConfig, {**settings, "seed": seed})
+        config = UnlearnConfig(**{**settings, "seed": seed})
         return run_stage(config, store_root, run_id, parents)
 
     return deliver(work, lineage, metrics)

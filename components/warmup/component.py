@@ -4,8 +4,8 @@ from typing import Any
 
 from kfp import dsl
 
-from components.common.contracts.configs import ControlConfig, WarmupConfig, from_mapping
 from components.container import Outputs, Published, deliver, stage_container
+from components.warmup.config import ControlConfig, WarmupConfig
 
 __all__ = ["build", "run"]
 
@@ -76,7 +76,7 @@ def run(
 
     def work() -> Published:
         kind: type[ControlConfig | WarmupConfig] = ControlConfig if role == "control" else WarmupConfig
-        config = from_mapping(kind, {**settings, "model": model, "epochs": epochs, "seed": seed})
+        config = kind(**{**settings, "model": model, "epochs": epochs, "seed": seed})
         return run_stage(config, store_root, run_id, parents)
 
     return deliver(work, lineage, metrics)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.common.contracts.configs import IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
+from components.ingest.config import IngestConfig
 from pipelines.cli.options import settings_option, store_option
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 from pipelines.local.home import home
@@ -105,7 +105,7 @@ def ingest_command(
     write = Screen(sys.stdout)
     if only_check:
         own = {name: parameters[name] for name in ("dataset", "train_limit", "attack", "seed")}
-        ctx.exit(_check(from_mapping(IngestConfig, {**parameters["ingest_settings"], **own}), drop, store, write))
+        ctx.exit(_check(IngestConfig(**{**parameters["ingest_settings"], **own}), drop, store, write))
     if run_id and load_plan(home(), run_id) is not None:
         raise ConfigError(
             f"run {run_id}",

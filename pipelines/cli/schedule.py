@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from components.common.contracts.configs import ClaimConfig, PromoteConfig
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
+from components.promote.config import PromoteConfig
 from pipelines.cli.options import settings_option, store_option
 from pipelines.cli.submit import _server_options
 from pipelines.local.home import home

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.contracts.configs import FinetuneConfig, IngestConfig, WarmupConfig
+from components.finetune.config import FinetuneConfig
+from components.ingest.config import IngestConfig
+from components.warmup.config import WarmupConfig
 
 __all__ = ["INJECTED", "RUN", "TRAINING", "Parameter", "declared", "defaults_of", "settings_of"]
 

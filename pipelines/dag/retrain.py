@@ -11,7 +11,7 @@ from typing import Any
 from kfp import compiler, dsl
 
 from components.claim.component import build as claim_component
-from components.common.contracts.configs import ClaimConfig
+from components.claim.config import ClaimConfig
 from components.common.retraining.records import CLAIMED
 from components.promote.component import build as promote_component
 from pipelines.dag.parameters import RUN, TRAINING, Parameter, declared, defaults_of, settings_of

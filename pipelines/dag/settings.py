@@ -5,24 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any
 
-from components.common.contracts.configs import (
-    ControlConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    IngestConfig,
-    SplitConfig,
-    UnlearnConfig,
-    WarmupConfig,
-    from_mapping,
-)
+from components.common.contracts.config import Config
 from components.common.contracts.errors import ConfigError
+from components.evaluate.config import EvaluateConfig
+from components.finetune.config import FinetuneConfig
+from components.ingest.config import IngestConfig
+from components.split.config import SplitConfig
+from components.unlearn.config import UnlearnConfig
+from components.warmup.config import ControlConfig, WarmupConfig
 from pipelines.dag.parameters import INJECTED, TRAINING, defaults_of
 
 __all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters", "stage_configs", "value_of"]
 
-CONFIGS: dict[str, type[Any]] = {
+CONFIGS: dict[str, type[Config]] = {
     "ingest": IngestConfig,
     "warmup": WarmupConfig,
     "control": ControlConfig,
@@ -53,7 +50,7 @@ def default_parameters() -> dict[str, Any]:
 def apply_settings(
     parameters: Mapping[str, Any],
     settings: Iterable[str],
-    further: Mapping[str, type[Any]] = MappingProxyType({}),
+    further: Mapping[str, type[Config]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Parameters with ``stage.key=value`` settings applied; values are YAML, and text where the setting is text.
 
@@ -98,7 +95,7 @@ def apply_settings(
     return changed
 
 
-def value_of(config: type[Any], name: str, written: str) -> Any:
+def value_of(config: type[Config], name: str, written: str) -> Any:
     """The value of a setting as a user wrote it: YAML, and text where the setting is text.
 
     Args:
@@ -111,12 +108,13 @@ def value_of(config: type[Any], name: str, written: str) -> Any:
     """
     import yaml
 
-    kind = get_type_hints(config).get(name)
+    field = config.model_fields.get(name)
+    kind = field.annotation if field else None
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError as problem:
         raise ConfigError(
-            f"{config.__name__}.{name[:80]}",
+            f"{config.stage}.{name[:80]}",
             expected="a YAML value behind the equals sign",
             found=type(problem).__name__,
             hint="Put the value in quotes if it is text with special characters.",
@@ -143,7 +141,7 @@ def stage_configs(parameters: Mapping[str, Any]) -> dict[str, Any]:
     built = {}
     for stage, config in CONFIGS.items():
         own = {key: parameters[name] for key, name in _OWN_PARAMETER[stage].items()}
-        built[stage] = from_mapping(config, {**parameters[f"{stage}_settings"], **own})
+        built[stage] = config(**{**parameters[f"{stage}_settings"], **own})
     return built
 
 

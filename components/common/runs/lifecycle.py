@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.common.contracts.configs import as_mapping
-from components.common.contracts.errors import ConfigError, ContractError
+from components.common.contracts.config import Config
+from components.common.contracts.errors import ContractError
+from components.common.contracts.names import checked_run_id
 from components.common.runs.artifacts import StageManifest, digest_of, stage_key
 from components.common.runs.progress_note import note_progress
 from components.common.runs.publish import (
@@ -80,9 +81,9 @@ class StageRun:
 
     Args:
         stage: Name of the stage, the folder of its results.
-        config: The stage's config dataclass.
+        config: The stage's settings.
         store_root: ``s3://bucket/prefix``.
-        run_id: The run; letters, digits, ``-``, ``_`` and ``.``.
+        run_id: The run, as ``checked_run_id`` takes it.
         parents: Parent name to (manifest URI, hex sha256); pairs of empty strings are left out.
         withheld: Settings that the manifest must not show, since stages that read it must not know them.
         gate: A gate to share; a gate of its own by default.
@@ -96,7 +97,7 @@ class StageRun:
     def __init__(
         self,
         stage: str,
-        config: Any,
+        config: Config,
         store_root: str,
         run_id: str,
         parents: Mapping[str, tuple[str, str]],
@@ -105,18 +106,11 @@ class StageRun:
         gate: QualityGate | None = None,
     ) -> None:
         self._started = time.perf_counter()
-        if not run_id or not all(c.isalnum() or c in "-_." for c in run_id) or run_id.startswith("."):
-            raise ConfigError(
-                "run_id",
-                expected="letters, digits, '-', '_' and '.', not starting with a dot",
-                found=repr(run_id[:80]),
-                hint="Choose another run id.",
-            )
         self.stage = stage
-        self.run_id = run_id
+        self.run_id = checked_run_id(run_id)
         self.store = Store(store_root)
         self.uri = join(store_root, "runs", run_id, stage)
-        settings = as_mapping(config)
+        settings = config.model_dump()
         self._config = {name: value for name, value in settings.items() if name not in withheld}
         self._owns_gate = gate is None
         self.gate = gate or QualityGate()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from components.common.contracts.configs import ClaimConfig
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
 from components.common.runs.artifacts import StageManifest
 from pipelines.cli.main import cli
@@ -52,13 +52,13 @@ def test_run_shows_the_defaults_of_the_configs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "subject", "found"),
     [
-        (("run", "--poison-rate", "1.5"), "IngestConfig.poison_rate", "1.5"),
-        (("run", "--set", "warmup.epochs=many"), "WarmupConfig.epochs", "'many'"),
-        (("run", "--set", "split.no_such=1"), "SplitConfig.no_such", "no such setting"),
+        (("run", "--poison-rate", "1.5"), "ingest.poison_rate", "1.5"),
+        (("run", "--set", "warmup.epochs=many"), "warmup.epochs", "'many'"),
+        (("run", "--set", "split.no_such=1"), "split.no_such", "no such setting"),
         (("run", "--set", "promote.x=1"), "setting 'promote.x=1'", "stage 'promote'"),
         (("run", "--set", "warmup.epochs"), "setting 'warmup.epochs'", "another form"),
-        (("run", "--set", "split.isolation_ratio=[1"), "SplitConfig.isolation_ratio", "ParserError"),
-        (("run", "--run-id", "../elsewhere"), "run id '../elsewhere'", "something else"),
+        (("run", "--set", "split.isolation_ratio=[1"), "split.isolation_ratio", "ParserError"),
+        (("run", "--run-id", "../elsewhere"), "run_id", "'../elsewhere'"),
         (("report", "never-was"), "run never-was", "none"),
         (("compile", "--output", "training.json"), "--output training.json", "another"),
     ],
@@ -120,7 +120,7 @@ def test_words_and_numbers_that_yaml_takes_for_something_else_are_what_the_setti
         {"claim_settings": {}, **default_parameters()}, ["claim.since=2026-11-01"], {"claim": ClaimConfig}
     )
     assert further["claim_settings"] == {"since": "2026-11-01"}
-    with pytest.raises(ConfigError, match="of type float"):
+    with pytest.raises(ConfigError, match=r"warmup\.weight_decay: expected a number in"):
         check_parameters(apply_settings(default_parameters(), ["warmup.weight_decay=little"]))
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import IngestConfig
 from components.common.contracts.errors import ConfigError
 from components.common.storage.store import Store
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import POISON_TRUTH
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from components.common.attacks.canary import stamp
-from components.common.contracts.configs import IngestConfig
 from components.common.contracts.errors import ConfigError, DataError
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import find_manifest
@@ -18,6 +17,7 @@ from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import REJECTED, SAMPLE_INDEX
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 from pipelines.cli.main import cli
 from pipelines.views.suspects import read_images

@@ -25,7 +25,7 @@ IMAGES = 50_000
 CPU_SECONDS = 90.0
 INGEST = """
 import resource, sys, time
-from components.common.contracts.configs import IngestConfig
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 if __name__ == "__main__":
     start = time.perf_counter()

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.common.contracts.configs import IngestConfig, WarmupConfig
 from components.common.learning.devices import PROCESSES
 from components.common.runs.inputs import read_model, read_rows
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.storage.store import Store
 from components.common.tables.tables import TRACES
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage as ingest
+from components.warmup.config import WarmupConfig
 from components.warmup.stage import run_stage as warmup
 
 ROOT = Path(__file__).parents[4]

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.common.contracts.configs import SplitConfig
 from components.common.contracts.errors import ConfigError, ContractError
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.runs.publish import find_manifest
 from components.common.storage.store import Store
 from components.common.tables.gate import QualityGate
 from components.common.tables.tables import POISON_TRUTH
+from components.split.config import SplitConfig
 
 
 @pytest.fixture(scope="module")
