@@ -51,7 +51,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
             )
         require_held(store, config.name, Claim(**found[2].facts["claim"]))
         logger.info("this run has %s already", found[2].facts["drop_uri"])
-        return Published(*found)
+        return _handed_on(*found)
     search = claim_next(store, config.drops, terms)
     logger.info("%s", described(search))
     if search.claim is None and search.refused:
@@ -67,7 +67,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         key=key,
         config=config.model_dump(),
         parents={},
-        code_version=code_version(),
+        code_version=code_version("claim"),
         objects={},
         facts=_facts(config, search),
         metrics={
@@ -77,8 +77,13 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         },
     )
     if search.claim is None:
-        return Published("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
-    return Published(*publish(store, uri, manifest, {}))
+        return _handed_on("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
+    return _handed_on(*publish(store, uri, manifest, {}))
+
+
+def _handed_on(uri: str, sha256: str, manifest: StageManifest) -> Published:
+    facts = manifest.facts
+    return Published(uri, sha256, manifest, outputs={"outcome": facts["outcome"], "dataset": facts["dataset"]})
 
 
 def _facts(config: ClaimConfig, search: Search) -> dict[str, Any]:

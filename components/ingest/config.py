@@ -58,7 +58,7 @@ class IngestConfig(Config):
     """The attack's own settings, as in ``delta_train=80,delta_test=128`` (``untaint list attacks`` names them); what is
     left out has the attack's default."""
     seed: Seed = 0
-    """Seed of the sub-sampling and of the attack."""
+    """Seed of everything random. Here: of the sub-sampling and of the attack."""
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> Self:

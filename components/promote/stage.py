@@ -59,7 +59,7 @@ def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapp
                 hint=f"Use `untaint models promote {name} {run_id}` to decide anew.",
             )
         logger.info("decided before: %s", found[2].facts["outcome"])
-        return Published(*found)
+        return Published(*found, outputs={"outcome": found[2].facts["outcome"]})
     claim = None
     if parents.get("claim", ("", ""))[0]:
         claim = Claim(**read_manifest(store, *parents["claim"]).facts["claim"])
@@ -82,7 +82,7 @@ def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapp
         key=key,
         config=settings,
         parents=digests,
-        code_version=code_version(),
+        code_version=code_version("promote"),
         objects={},
         facts={
             "outcome": outcome,
@@ -96,7 +96,7 @@ def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapp
             "gates_asked": float(len(asked)),
         },
     )
-    return Published(*publish(store, uri, manifest, {}))
+    return Published(*publish(store, uri, manifest, {}), outputs={"outcome": outcome})
 
 
 def consider(

@@ -17,6 +17,6 @@ class SplitConfig(Config):
     stage: ClassVar[str] = "split"
 
     seed: Seed = 0
-    """Unused by the signals at hand; part of the stage's key."""
+    """Seed of everything random. Here: unused by the signals at hand, but part of the stage's key."""
     isolation_ratio: Annotated[float, Field(gt=0.0, le=0.2)] = 0.02
     """Share of the training set that each signal proposes: enough to forget a trigger by, few enough to be pure."""

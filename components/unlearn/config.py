@@ -20,7 +20,7 @@ class UnlearnConfig(Config):
     stage: ClassVar[str] = "unlearn"
 
     seed: Seed = 0
-    """Seed of batches and augmentation."""
+    """Seed of everything random. Here: of batches and augmentation."""
     steps: _Steps = 40
     """Steps per proposal; 40 take a trigger's probability to chance and leave the main task time to repair."""
     forget_batch: Annotated[int, Field(ge=1, le=65_536)] = 64

@@ -139,8 +139,9 @@ class Config(BaseModel):
 
     @classmethod
     def meaning(cls, name: str) -> str:
-        """A setting's docstring as one line of plain text."""
-        return " ".join((cls.model_fields[name].description or "").split())
+        """The first sentence of a setting's docstring; the rest is for who reads the code."""
+        text = " ".join((cls.model_fields[name].description or "").split())
+        return text.partition(". ")[0].rstrip(".") + "."
 
 
 def _number(value: Any) -> str:

@@ -22,7 +22,7 @@ class TrainRecipe(Config):
     """Optimiser settings that every training of a run shares."""
 
     seed: Seed = 0
-    """Seed of initial weights, order and augmentation."""
+    """Seed of everything random. Here: of initial weights, order and augmentation."""
     # Batch-norm needs two samples, and so does every gradient worth following.
     batch_size: Annotated[int, Field(ge=2, le=65_536)] = 128
     """Samples per step."""

@@ -58,7 +58,7 @@ def test_the_warmup_stage_in_two_processes_gives_what_one_gives(
         ("two", "2", WarmupConfig(**settings)),
     ):
         monkeypatch.setenv(PROCESSES, processes)
-        data = ingest(IngestConfig(train_limit=400, holdout_limit=50, attack="none"), store.root, run_id).main
+        data = ingest(IngestConfig(train_limit=400, holdout_limit=50, attack="none"), store.root, run_id)
         result = warmup(config, store.root, run_id, {"ingest": (data.uri, data.sha256)})
         found[run_id] = outcome(store, run_id, data, result)
     assert "training in 2 processes" in caplog.text
