@@ -20,7 +20,8 @@ from pipelines.local.screen import Screen
 
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
-_DECIDED = {one.setting for one in INJECTED}
+# What the options --drops and --name say, what the claim finds, and the attack, which no drop gets.
+_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "promote.name"}
 
 _store = store_option(
     "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
@@ -46,8 +47,8 @@ def _parameters(settings: Iterable[str], **given: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"setting {text[:80]}",
                 expected="a setting of a training on drops",
-                found="one of an injected attack, or the dataset, which the claim decides",
-                hint="Use `untaint run` to try attacks.",
+                found="one of an injected attack, or one that --drops, --name or the claim decides",
+                hint="Use --drops and --name, and `untaint run` to try attacks.",
             )
     changed = apply_settings({**of_training(), **parameters}, settings, TASKS)
     return {name: changed[name] for name in parameters}
