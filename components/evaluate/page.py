@@ -21,8 +21,10 @@ from components.evaluate.report import MODELS, Card, Figure, Report, Time, rende
 from components.evaluate.summary import ARTIFACTS, ordinary_seconds, summarise, to_json
 from components.evaluate.wording import Found, candidates_of, caveats, colour, detectors, next_steps, sentence
 
-__all__ = ["Judged", "add_views", "post_summary"]
+__all__ = ["VIEWS", "Judged", "add_views", "post_summary", "read_views"]
 
+VIEWS = {"report": ".html", "overview": ".md", "confusion": ".json", "roc": ".json"}
+"""What the run graph shows of the stage, by the name of the output, and the suffix of the object."""
 _CLEAN = 12
 # Means of thousands of images say no more than those of hundreds, and that of a few is only what they show.
 _MEAN_OF, _FEWEST_MEAN = 2_000, 8
@@ -69,7 +71,7 @@ class Judged:
         return np.array([assignment == "poisoned" for assignment in self.split["assignment"].to_pylist()])
 
 
-def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Mapping[str, float]) -> bytes:
+def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, bytes]:
     """Keeps summary, report and what the run graph shows for publishing; adds to the facts what the terminal says.
 
     Args:
@@ -80,7 +82,7 @@ def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Map
         metrics: The stage's metrics.
 
     Returns:
-        The report as UTF-8 HTML.
+        The content of the stage's artifacts in the run graph, by the name of the output.
     """
     own = [*facts["stages"], {"stage": "evaluate", "seconds": run.elapsed, "train_seconds": 0.0}]
     facts.setdefault("classes", _classes(judged))
@@ -100,16 +102,33 @@ def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Map
     )
     epochs = {name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents}
     facts["ordinary"] = list(ordinary_seconds(facts["stages"], epochs))
-    page = render(_report(run, judged, facts, summary))
-    run.add_bytes("report", page, suffix=".html", kind="document")
-    run.add_bytes("overview", overview(summary, facts), suffix=".md", kind="document")
     matrix = confusion_matrix(judged.holdout_labels, judged.holdout_predicted, len(judged.class_names))
-    run.add_bytes("confusion", confusion_metadata(matrix, judged.class_names), suffix=".json", kind="document")
-    run.add_bytes("roc", roc_metadata(_roc(judged)), suffix=".json", kind="document")
+    files = {
+        "report": render(_report(run, judged, facts, summary)),
+        "overview": overview(summary, facts),
+        "confusion": confusion_metadata(matrix, judged.class_names),
+        "roc": roc_metadata(_roc(judged)),
+    }
+    for name, data in files.items():
+        run.add_bytes(name, data, suffix=VIEWS[name], kind="document")
     # The report shows the summary's figures, so it cannot show its own address.
     summary["artifacts"]["report"] = run.address("report")
     run.add_bytes("summary", to_json(summary), suffix=".json", kind="document")
-    return page
+    return files
+
+
+def read_views(run: StageRun, published: Published) -> dict[str, bytes]:
+    """What ``add_views`` gave, of a result that is there already.
+
+    Args:
+        run: The stage.
+        published: Its result.
+
+    Raises:
+        ContractError: An object is missing or damaged.
+    """
+    refs = {name: published.manifest.object(name, published.uri) for name in VIEWS}
+    return {name: run.store.get(ref.uri, ref.sha256) for name, ref in refs.items()}
 
 
 def post_summary(run: StageRun, published: Published) -> None:

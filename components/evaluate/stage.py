@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from components.common.attacks import canary
-from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
+from components.evaluate.config import EvaluateConfig
 from components.evaluate.suspects import by_suspicion, cleaned_table, relative_keys, suspects_table, to_csv
 
 if TYPE_CHECKING:
@@ -28,23 +29,22 @@ _MODELS = (("finetune", ""), ("control", "control_"), ("warmup", "warmup_"), ("u
 
 def run_stage(
     config: EvaluateConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]
-) -> tuple[Published, bytes]:
+) -> Published:
     """Runs the stage.
 
     Returns:
-        The published result, and the report as HTML.
+        The published result with the report, an HTML page, among its files.
 
     Raises:
         UntaintError: An input breaks its contract, or the store fails.
     """
     with StageRun("evaluate", config, store_root, run_id, parents) as run:
-        from components.evaluate.page import add_views, post_summary
+        from components.evaluate.page import add_views, post_summary, read_views
 
         done = run.finished()
         if done is not None:
             post_summary(run, done)
-            ref = done.manifest.object("report", done.uri)
-            return done, run.store.get(ref.uri, ref.sha256)
+            return replace(done, files=read_views(run, done))
         from components.common.runs.inputs import read_both
 
         train, holdout = read_both(run)
@@ -60,10 +60,10 @@ def run_stage(
         metrics |= _split_figures(split, truth)
         judged = _judged(run, config, split, index, truth, train, holdout)
         _add_suspects(run, split, index, judged)
-        page = add_views(run, judged, facts, metrics)
+        files = add_views(run, judged, facts, metrics)
         published = run.publish(facts, metrics)
         post_summary(run, published)
-        return published, page
+        return replace(published, files=files)
 
 
 def _read_split(run: StageRun) -> pa.Table:

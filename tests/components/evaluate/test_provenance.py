@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from components.common.contracts.configs import as_mapping
 from components.common.runs.artifacts import StageManifest
 from components.evaluate.provenance import command, config_digest, settings, versions
 from pipelines.cli.main import cli
@@ -22,7 +21,7 @@ def manifests(parameters: dict[str, Any], *, control: bool = True) -> dict[str, 
     """The manifests of a run, with what the stages' configs leave in them."""
     found = {}
     for stage, config in stage_configs(parameters).items():
-        kept, defaults = as_mapping(config), as_mapping(type(config)())
+        kept, fields = config.model_dump(), type(config).model_fields
         for name, hidden in ((stage, WITHHELD if stage == "ingest" else ()), ("truth", ())):
             if name == "truth" and (stage != "ingest" or (config.attack == "none" and not config.canary_ratio)):
                 continue
@@ -35,7 +34,7 @@ def manifests(parameters: dict[str, Any], *, control: bool = True) -> dict[str, 
                 parents={},
                 code_version="c",
                 objects={},
-                facts={"changed": {key: value for key, value in values.items() if value != defaults[key]}},
+                facts={"changed": {key: value for key, value in values.items() if value != fields[key].default}},
             )
     if not control:
         del found["control"]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from components.common.contracts.configs import TrainRecipe
+from components.common.learning.config import TrainRecipe
 from components.common.learning.history import History, Watched, watched_in, watched_sample
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.watch import NullWatch
