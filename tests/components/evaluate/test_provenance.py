@@ -57,9 +57,10 @@ def plan_of(words: list[str], monkeypatch: pytest.MonkeyPatch, home: Path) -> An
     [
         ({}, True),
         ({"attack": "none"}, False),
-        ({"attack": "wanet", "poison_rate": 0.05, "seed": 7, "model": "wide_resnet", "train_limit": 1000}, True),
+        ({"attack": "wanet", "poison_rate": 0.05, "seed": 7, "model": "wrn16_1", "train_limit": 1000}, True),
         (
             {
+                "attack": "sig",
                 "warmup_epochs": 2,
                 "control_epochs": 9,
                 "warmup_settings": {"batch_size": 64, "learning_rate": 5e-4},
