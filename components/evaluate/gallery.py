@@ -13,10 +13,11 @@ from PIL import Image
 
 __all__ = ["Difference", "difference", "picture", "pictures"]
 
-# A page may hold 2 MB. Fifty pictures of noise at 80 pixels are 1.3 MB of it, as base64; photographs take less, so the
-# larger sides are tried first.
-_SIDES = (192, 144, 112, 80)
-_BUDGET = 1_300_000
+# A page may hold 2 MB. Fifty pictures of noise at 80 pixels are 1.2 MB of it, as base64; photographs take less, so the
+# larger sides are tried first. The smallest are for galleries of hundreds.
+_SIDES = (192, 144, 112, 80, 56, 40)
+_MEAN_SIDE = 112
+_BUDGET = 1_250_000
 # Means of a few images differ a little everywhere: less than this, in grey levels, is not drawn as black or white.
 _SMALLEST_SPAN = 12.0
 
@@ -95,8 +96,8 @@ def difference(label: str, suspects: npt.NDArray[np.uint8], kept: npt.NDArray[np
         label=label,
         suspects=len(suspects),
         kept=len(kept),
-        mean_suspect=picture(first.round().astype(np.uint8), _SIDES[1]),
-        mean_kept=picture(second.round().astype(np.uint8), _SIDES[1]),
-        picture=picture(shown, _SIDES[1]),
+        mean_suspect=picture(first.round().astype(np.uint8), _MEAN_SIDE),
+        mean_kept=picture(second.round().astype(np.uint8), _MEAN_SIDE),
+        picture=picture(shown, _MEAN_SIDE),
         span=span,
     )

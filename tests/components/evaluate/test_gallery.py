@@ -30,6 +30,7 @@ def test_a_gallery_of_the_worst_images_fits_the_page() -> None:
     drawn = pictures(images)
     assert sum(map(len, drawn)) < 1_400_000
     assert max(pixels_of(drawn[0]).shape) >= 80
+    assert sum(map(len, pictures(images * 4))) < 1_400_000
 
 
 def test_small_images_keep_every_pixel() -> None:
