@@ -11,12 +11,13 @@ __all__ = ["build", "run"]
 
 
 class ClaimOutputs(NamedTuple):
-    """The step's manifest, whether there is something to train, and what."""
+    """The step's manifest, whether there is something to train, what, and as which run."""
 
     manifest_uri: str
     manifest_sha256: str
     outcome: str
     dataset: str
+    run_id: str
 
 
 def build(image: str) -> Any:
@@ -28,7 +29,8 @@ def build(image: str) -> Any:
 
     def claim(
         store_root: str,
-        run_id: str,
+        given_run_id: str,
+        job_id: str,
         name: str,
         drops: str,
         since: str,
@@ -40,12 +42,14 @@ def build(image: str) -> Any:
         manifest_sha256: dsl.OutputPath(str),
         outcome: dsl.OutputPath(str),
         dataset: dsl.OutputPath(str),
+        run_id: dsl.OutputPath(str),
     ) -> dsl.ContainerSpec:
         """Claims one drop that nobody has trained or is training, or says that there is nothing new.
 
         Args:
             store_root: ``s3://bucket/prefix`` of the run data.
-            run_id: Identifier of the run, which holds the claim.
+            given_run_id: Identifier of the run, which holds the claim; empty for ``job_id``.
+            job_id: KFP's id of its run, which a scheduled run is told by nothing else than a placeholder.
             name: Name of the model that is trained on the drops.
             drops: ``s3://bucket/prefix`` with one folder per drop.
             since: First date of the drops to take, YYYY-MM-DD; empty for no bound.
@@ -57,6 +61,7 @@ def build(image: str) -> Any:
             manifest_sha256: Hex sha256 of that manifest.
             outcome: ``claimed`` or ``nothing new``.
             dataset: The claimed drop as ingest's dataset; empty when there is nothing new.
+            run_id: Identifier of the run, under which all that follows keeps its data.
         """
         return stage_container("claim", image)
 
@@ -65,7 +70,8 @@ def build(image: str) -> Any:
 
 def run(
     store_root: str,
-    run_id: str,
+    given_run_id: str,
+    job_id: str,
     name: str,
     drops: str,
     since: str,
@@ -78,6 +84,7 @@ def run(
     from components.claim.stage import run_stage
 
     facts: dict[str, Any] = {}
+    run_id = given_run_id or job_id
 
     def work() -> Published:
         own = {"name": name, "drops": drops, "since": since, "until": until}
@@ -86,4 +93,4 @@ def run(
         return published
 
     outputs = deliver(work, lineage, metrics)
-    return ClaimOutputs(*outputs, outcome=facts["outcome"], dataset=facts["dataset"])
+    return ClaimOutputs(*outputs, outcome=facts["outcome"], dataset=facts["dataset"], run_id=run_id)

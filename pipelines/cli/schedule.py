@@ -94,8 +94,9 @@ def schedule_create_command(
 ) -> None:
     """Make a recurring run, or replace the one of the same name.
 
-    It runs one at a time and makes up for no missed time: the first step of each run looks for the oldest drop that
-    nobody has trained, and the run ends there if there is none.
+    It runs one at a time: the first step of each run looks for the oldest drop that nobody has trained, and the run ends
+    there if there is none. Of the times that were missed, while it was paused or a run was at work, the last one is made
+    up for, and no other. A run at work goes on when its schedule is replaced.
 
     \b
     Example:
@@ -103,7 +104,8 @@ def schedule_create_command(
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.storage.addresses import parse_uri
     from pipelines.cluster.cron import check_cron
-    from pipelines.cluster.schedule import SCHEDULED_TIME, Schedules, compiled
+    from pipelines.cluster.pods import check_artifact_secret
+    from pipelines.cluster.schedule import Schedules, compiled
     from pipelines.cluster.server import connect
     from pipelines.dag.profiles import load_profile
     from pipelines.local.retrain import check_order
@@ -121,13 +123,17 @@ def schedule_create_command(
     check_order(name, drops, parameters)
     parameters |= {
         "store_root": store.rstrip("/"),
-        "run_id": f"{name}-{SCHEDULED_TIME}",
         "name": name,
         "drops": drops.rstrip("/"),
     }
     granted = load_profile(profile)
+    # A pod that waits for a node gives no sign of life: the claim lasts as long as the run may.
+    lease = {"lease_seconds": float(granted.active_deadline_seconds)}
+    parameters["claim_settings"] = lease | parameters["claim_settings"]
     with compiled(registry, tag, granted, control=control) as package:
-        made = Schedules(connect(host, namespace)).create(
+        server = connect(host, namespace)
+        check_artifact_secret(server)
+        made = Schedules(server).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
     click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
@@ -165,8 +171,8 @@ def _change(verb: str, done: str, text: str) -> None:
 
 
 _change("pause", "paused", "Pause the schedule NAME.")
-_change("resume", "on; missed times are not made up for", "Let the paused schedule NAME go on.")
-_change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and models stay.")
+_change("resume", "on; the last time that was missed is made up for", "Let the paused schedule NAME go on.")
+_change("delete", "deleted; its runs stay, one at work too", "Delete the schedule NAME; runs and models stay.")
 
 
 @schedule_group.command("run-once")

@@ -1,7 +1,9 @@
 """The retraining pipeline: claim a drop, train on it if there is one, and move the champion if the gates hold.
 
 The training is the pipeline of ``training.py`` as it is, behind a condition: without a new drop nothing is started that
-asks for a GPU or much memory.
+asks for a GPU or much memory. The run's id comes out of the claim, for the scheduler of Kubeflow Pipelines 2.17 fills no
+macro into the parameters of a compiled pipeline: the one thing by which a scheduled run knows itself is a placeholder in
+place of a whole argument.
 """
 
 from collections.abc import Callable
@@ -29,14 +31,13 @@ CANARY_RATIO = 0.02
 """Share of the training set that carries a planted trigger, unless the user says otherwise; 0 plants none."""
 
 _BOUND = "date of the drops to take, YYYY-MM-DD{}; empty for no bound."
-_RUN = (
-    RUN[0],
-    Parameter(
-        name="run_id",
-        kind=str,
-        text="Identifier of the run. A schedule fills in ``[[ScheduledTime]]``, so that no two runs share it.",
-    ),
-    Parameter(name="name", kind=str, text="Name of the model."),
+_STORE = RUN[0]
+_NAME = Parameter(name="name", kind=str, text="Name of the model.")
+_GIVEN_RUN = Parameter(
+    name="run_id",
+    kind=str,
+    text="Identifier of the run; empty for the one that Kubeflow Pipelines gives it.",
+    default="",
 )
 _CLAIM = (
     Parameter(name="drops", kind=str, text="``s3://bucket/prefix`` with one folder per drop."),
@@ -45,6 +46,7 @@ _CLAIM = (
     settings_of("claim", "Further settings of the claim by name."),
 )
 _CLAIMED = (
+    RUN[1],
     Parameter(name="outcome", kind=str, text="How the claim came out."),
     Parameter(name="dataset", kind=str, text="The claimed drop as the name of a dataset."),
     Parameter(name="claim_uri", kind=str, text="Manifest of the claim."),
@@ -55,7 +57,10 @@ _LIGHT: dict[str, Callable[[str], Any]] = {"claim": claim_component, "promote": 
 
 
 def default_parameters() -> dict[str, Any]:
-    """The pipeline's parameters without ``store_root``, ``run_id``, ``name`` and ``drops``, with their defaults."""
+    """The pipeline's parameters without ``store_root``, ``run_id``, ``name`` and ``drops``, with their defaults.
+
+    With ``run_id`` left out too, each run has an id of its own.
+    """
     return {**defaults_of((*_CLAIM, *TRAINING, *_PROMOTE)), "ingest_settings": {"canary_ratio": CANARY_RATIO}}
 
 
@@ -81,43 +86,42 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
             place(task, name, profile, tag)
 
     follow_up = _follow_up(build_training(registry, tag, profile, control=control), light["promote"], settle)
+    # Of a condition on a task's named output KFP's local runner knows nothing, and takes it for false: there it is put into
+    # a pipeline of its own, whose parameter the outcome is. On a cluster such a pipeline would be RUNNING for ever in the
+    # UI when it is not entered, for nothing inside it would say that it has ended.
+    follow = follow_up if profile is not None else _wrapped(follow_up)
 
     @declared(
-        (*_RUN, *_CLAIM, *TRAINING, *_PROMOTE),
+        (_STORE, _GIVEN_RUN, _NAME, *_CLAIM, *TRAINING, *_PROMOTE),
         "Trains on the oldest drop that nobody has trained, and makes the model the champion if the gates hold.",
     )
     def untaint_retrain(given: dict[str, Any]) -> None:
-        run = {name: given[name] for name in ("store_root", "run_id", "name")}
         claim = light["claim"](
-            **run, **{name: given[name] for name in ("drops", "since", "until")}, settings=given["claim_settings"]
+            **{name: given[name] for name in ("store_root", "name", "drops", "since", "until")},
+            given_run_id=given["run_id"],
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            settings=given["claim_settings"],
         )
         settle(claim, "claim")
-        drop = follow_up(
-            **run,
+        follow(
+            store_root=given["store_root"],
+            name=given["name"],
+            run_id=claim.outputs["run_id"],
             outcome=claim.outputs["outcome"],
             dataset=claim.outputs["dataset"],
             claim_uri=claim.outputs["manifest_uri"],
             claim_sha256=claim.outputs["manifest_sha256"],
             **{one.name: given[one.name] for one in (*TRAINING, *_PROMOTE)},
         )
-        drop.set_display_name("drop")
 
     config = pipeline_config(profile) if profile is not None else None
     return dsl.pipeline(name=PIPELINE_NAME, pipeline_config=config)(untaint_retrain)
 
 
-def _follow_up(training: Any, promote_component: Any, settle: Callable[[Any, str], None]) -> Any:
-    """The part that needs a drop.
+def _follow_up(training: Any, promote_component: Any, settle: Callable[[Any, str], None]) -> Callable[..., None]:
+    """The part that needs a drop: it trains on the claimed one, if there is one, and asks the gates."""
 
-    A pipeline of its own, with the claim's outcome as its parameter: of a condition on a task's named output KFP's
-    local runner knows nothing, and takes it for false.
-    """
-    parameters = (*_RUN, *_CLAIMED, *TRAINING, *_PROMOTE)
-
-    @declared(
-        [one.required() for one in parameters], "Trains on the claimed drop, if there is one, and asks the gates."
-    )
-    def untaint_drop(given: dict[str, Any]) -> None:
+    def follow_up(**given: Any) -> None:
         run = {name: given[name] for name in ("store_root", "run_id")}
         with dsl.If(given["outcome"] == CLAIMED, name="a drop was claimed"):
             trained = training(
@@ -138,7 +142,25 @@ def _follow_up(training: Any, promote_component: Any, settle: Callable[[Any, str
             # It reads the results of this very run from the store, so there is no output to wait for.
             promote.after(trained)
 
-    return dsl.pipeline(name="untaint-drop")(untaint_drop)
+    return follow_up
+
+
+def _wrapped(follow_up: Callable[..., None]) -> Callable[..., None]:
+    """The same as a pipeline of its own."""
+    parameters = (_STORE, _NAME, *_CLAIMED, *TRAINING, *_PROMOTE)
+
+    @declared(
+        [one.required() for one in parameters], "Trains on the claimed drop, if there is one, and asks the gates."
+    )
+    def untaint_drop(given: dict[str, Any]) -> None:
+        follow_up(**given)
+
+    drop = dsl.pipeline(name="untaint-drop")(untaint_drop)
+
+    def follow(**given: Any) -> None:
+        drop(**given).set_display_name("drop")
+
+    return follow
 
 
 def compile_pipeline(

@@ -42,7 +42,7 @@ def checked_run_id(run_id: str) -> str:
             "run_id",
             expected="letters, digits, '-', '_' and '.', not starting with a dot",
             found=repr(run_id[:80]),
-            hint="Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone.",
+            hint="Choose another run id.",
         )
     return run_id
 
