@@ -94,9 +94,9 @@ def schedule_create_command(
 ) -> None:
     """Make a recurring run, or replace the one of the same name.
 
-    It runs one at a time: the first step of each run looks for the oldest drop that nobody has trained, and the run ends
-    there if there is none. Of the times that were missed, while it was paused or a run was at work, the last one is made
-    up for, and no other. A run at work goes on when its schedule is replaced.
+    It runs one at a time: the first step of each run looks for the oldest drop that nobody has trained, and the run
+    ends there if there is none. Of the times that were missed, while it was paused or a run was at work, the last one
+    is made up for, and no other. A run at work goes on when its schedule is replaced.
 
     \b
     Example:

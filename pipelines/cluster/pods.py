@@ -1,8 +1,8 @@
 """The pods of a run, asked of the API server of Kubernetes: their logs, and why one waits or has failed.
 
-Kubeflow Pipelines 2.17 names no pod in what it tells about a run, and no reason either. So the pods are found by the label
-and the annotation that it and Argo give them. That needs access to Kubernetes, by a kubeconfig or from inside the cluster;
-where there is none, ``open_pods`` gives None, and what depends on it is left out.
+Kubeflow Pipelines 2.17 names no pod in what it tells about a run, and no reason either. So the pods are found by the
+label and the annotation that it and Argo give them. That needs access to Kubernetes, by a kubeconfig or from inside the
+cluster; where there is none, ``open_pods`` gives None, and what depends on it is left out.
 """
 
 from __future__ import annotations

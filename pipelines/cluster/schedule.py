@@ -149,8 +149,8 @@ class Schedules:
     def _delete(self, identifier: str) -> None:
         """Deletes a recurring run alone.
 
-        Kubernetes would delete the workflows that it owns with it, a training at work among them; KFP's own client cannot
-        say otherwise.
+        Kubernetes would delete the workflows that it owns with it, a training at work among them; KFP's own client
+        cannot say otherwise.
         """
         self._client.recurring_runs.recurring_run_service_delete_recurring_run(
             identifier, propagation_policy="ORPHAN", _request_timeout=REQUEST_SECONDS

@@ -1,9 +1,9 @@
 """The retraining pipeline: claim a drop, train on it if there is one, and move the champion if the gates hold.
 
 The training is the pipeline of ``training.py`` as it is, behind a condition: without a new drop nothing is started that
-asks for a GPU or much memory. The run's id comes out of the claim, for the scheduler of Kubeflow Pipelines 2.17 fills no
-macro into the parameters of a compiled pipeline: the one thing by which a scheduled run knows itself is a placeholder in
-place of a whole argument.
+asks for a GPU or much memory. The run's id comes out of the claim, for the scheduler of Kubeflow Pipelines 2.17 fills
+no macro into the parameters of a compiled pipeline: the one thing by which a scheduled run knows itself is a
+placeholder in place of a whole argument.
 """
 
 from collections.abc import Callable
@@ -86,9 +86,9 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
             place(task, name, profile, tag)
 
     follow_up = _follow_up(build_training(registry, tag, profile, control=control), light["promote"], settle)
-    # Of a condition on a task's named output KFP's local runner knows nothing, and takes it for false: there it is put into
-    # a pipeline of its own, whose parameter the outcome is. On a cluster such a pipeline would be RUNNING for ever in the
-    # UI when it is not entered, for nothing inside it would say that it has ended.
+    # Of a condition on a task's named output KFP's local runner knows nothing, and takes it for false: there it is put
+    # into a pipeline of its own, whose parameter the outcome is. On a cluster such a pipeline would be RUNNING for ever
+    # in the UI when it is not entered, for nothing inside it would say that it has ended.
     follow = follow_up if profile is not None else _wrapped(follow_up)
 
     @declared(

@@ -21,16 +21,16 @@ ENDINGS = {
     "deleted": ("Error", "pod deleted"),
     "init": ("Error", "init: Error (exit code 64)"),
 }
-"""How a pod can end, to the phase and message of its node (argo workflow/controller/operator.go: inferFailedReason; a pod
-that is gone with its node is an Error in podReconciliation, one that a message explains is a failure)."""
+"""How a pod can end, to the phase and message of its node (argo workflow/controller/operator.go: inferFailedReason; a
+pod that is gone with its node is an Error in podReconciliation, one that a message explains is a failure)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
     """A retry strategy as it takes effect.
 
-    KFP writes limit and backoff (kfp backend/src/v2/compiler/argocompiler/container.go: getTaskRetryStrategyFromInput) and
-    no policy; the stock ``templateDefaults`` add ``OnError`` (kfp
+    KFP writes limit and backoff (kfp backend/src/v2/compiler/argocompiler/container.go: getTaskRetryStrategyFromInput)
+    and no policy; the stock ``templateDefaults`` add ``OnError`` (kfp
     manifests/kustomize/third-party/argo/base/workflow-controller-configmap-patch.yaml).
     """
 
@@ -58,8 +58,8 @@ def attempts(retry: Retry, endings: Sequence[tuple[str, float]]) -> tuple[int, s
 
     Args:
         retry: The strategy.
-        endings: For each attempt how its pod would end, as a key of ``ENDINGS``, and after how many seconds, the time in
-            which it waits for a node included.
+        endings: For each attempt how its pod would end, as a key of ``ENDINGS``, and after how many seconds, the time
+            in which it waits for a node included.
 
     Returns:
         Attempts made, phase of the task, message.
@@ -270,8 +270,9 @@ class Workflow:
         return self.pending[self._queue[0][0]][1] if node.phase == "Pending" and self._queue else ""
 
     def log_key(self, wanted: str) -> Node | None:
-        """The node whose archived log is found for a node id or a pod name (kfp backend/src/common/util/workflow.go:
-        FindObjectStoreArtifactKeyOrEmpty).
+        """The node whose archived log is found for a node id or a pod name.
+
+        kfp backend/src/common/util/workflow.go: FindObjectStoreArtifactKeyOrEmpty.
         """
         start = next((n for n in self.nodes if n.phase and self.node_id(n) == wanted), None) or next(
             (n for n in self.nodes if n.phase and n.kind == "Pod" and self.pod_name(n) == wanted), None

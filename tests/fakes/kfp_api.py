@@ -248,8 +248,8 @@ class FakeKfp:
         spec = self._spec(body)
         given = body.get("runtime_config", {}).get("parameters", {})
         self._check_parameters(spec, given)
-        # A run that the API server makes has two macros filled in, and no scheduled time (apiserver/template/v2_template.go:
-        # RunWorkflow); one that the scheduler makes has none.
+        # A run that the API server makes has two macros filled in, and no scheduled time
+        # (apiserver/template/v2_template.go: RunWorkflow); one that the scheduler makes has none.
         run = self._run(body, spec, body["display_name"].replace(" ", "-"))
         now = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
         run["runtime_config"] = {
@@ -313,8 +313,9 @@ class FakeKfp:
         run["state"] = state
 
     def _task_details(self, run: dict[str, Any]) -> list[dict[str, Any]]:
-        """One entry a node: no name of a pod, no error, and children by node id (apiserver/server/api_converter.go:
-        toApiPipelineTaskDetail).
+        """One entry a node: no name of a pod, no error, and children by node id.
+
+        apiserver/server/api_converter.go: toApiPipelineTaskDetail.
         """
         workflow: Workflow = run["workflow"]
         return [
@@ -371,9 +372,9 @@ class FakeKfp:
         """What the scheduler starts when it comes to, ``missed`` times of every schedule having passed.
 
         Without catching up it still starts the last one that was missed (crd/controller/scheduledworkflow/util/
-        cron_schedule.go: getNextScheduledTimeImp). The workflow was compiled when the schedule was made, so what stands in
-        the parameters goes into the run as it is, macros included (apiserver/template/v2_template.go: ScheduledWorkflow;
-        common/util/workflow.go: OverrideParameters).
+        cron_schedule.go: getNextScheduledTimeImp). The workflow was compiled when the schedule was made, so what stands
+        in the parameters goes into the run as it is, macros included (apiserver/template/v2_template.go:
+        ScheduledWorkflow; common/util/workflow.go: OverrideParameters).
         """
         started = []
         for entry in self.recurring.values():
@@ -392,9 +393,10 @@ class FakeKfp:
         return started
 
     def _delete_recurring(self, request: Request, identifier: str) -> dict[str, Any]:
-        """Kubernetes deletes what a deleted object owns, here the workflows that the schedule has started, unless it is
-        asked to orphan them (apiserver/resource/resource_manager.go: DeleteJob; crd/controller/scheduledworkflow/util/
-        scheduled_workflow.go: SetOwnerReferences).
+        """Deletes a schedule, and with it the workflows that it has started, unless it is asked to orphan them.
+
+        Kubernetes deletes what a deleted object owns (apiserver/resource/resource_manager.go: DeleteJob;
+        crd/controller/scheduledworkflow/util/scheduled_workflow.go: SetOwnerReferences).
         """
         unknown = set(request.query) - {"propagation_policy"}
         if unknown or request.query.get("propagation_policy", "ORPHAN") not in ("FOREGROUND", "BACKGROUND", "ORPHAN"):
