@@ -442,7 +442,7 @@ def test_what_the_sources_are_taken_to_say_of_the_stock_installation_is_in_its_m
     defaults = yaml.safe_load(argo["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
     assert defaults["retryPolicy"] == Retry(limit=1, duration=1, factor=1, max_duration=1).policy
     service, policy = found["Service", "seaweedfs"]["spec"], found["NetworkPolicy", "seaweedfs"]["spec"]
-    assert service["selector"] == {"app": "seaweedfs"}
+    assert service["selector"]["app"] == "seaweedfs"
     assert next(port["targetPort"] for port in service["ports"] if port["port"] == 9000) == 8333
     admitted = [peer for rule in policy["ingress"] for peer in rule["from"]]
     assert {"podSelector": {}} in admitted
