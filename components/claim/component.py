@@ -31,6 +31,7 @@ def build(image: str) -> Any:
         store_root: str,
         given_run_id: str,
         job_id: str,
+        plan: str,
         name: str,
         drops: str,
         since: str,
@@ -50,6 +51,8 @@ def build(image: str) -> Any:
             store_root: ``s3://bucket/prefix`` of the run data.
             given_run_id: Identifier of the run, which holds the claim; empty for ``job_id``.
             job_id: KFP's id of its run, which a scheduled run is told by nothing else than a placeholder.
+            plan: Digest of what the run does with a drop; one that takes over a drop of the same plan goes on with the
+                data of the run that died. Empty for a run that goes on with no other's.
             name: Name of the model that is trained on the drops.
             drops: ``s3://bucket/prefix`` with one folder per drop.
             since: First date of the drops to take, YYYY-MM-DD; empty for no bound.
@@ -61,7 +64,7 @@ def build(image: str) -> Any:
             manifest_sha256: Hex sha256 of that manifest.
             outcome: ``claimed`` or ``nothing new``.
             dataset: The claimed drop as ingest's dataset; empty when there is nothing new.
-            run_id: Identifier of the run, under which all that follows keeps its data.
+            run_id: Identifier of the run under which all that follows keeps its data.
         """
         return stage_container("claim", image)
 
@@ -72,6 +75,7 @@ def run(
     store_root: str,
     given_run_id: str,
     job_id: str,
+    plan: str,
     name: str,
     drops: str,
     since: str,
@@ -88,9 +92,9 @@ def run(
 
     def work() -> Published:
         own = {"name": name, "drops": drops, "since": since, "until": until}
-        published = run_stage(from_mapping(ClaimConfig, {**settings, **own}), store_root, run_id)
+        published = run_stage(from_mapping(ClaimConfig, {**settings, **own}), store_root, run_id, plan)
         facts.update(published.manifest.facts)
         return published
 
     outputs = deliver(work, lineage, metrics)
-    return ClaimOutputs(*outputs, outcome=facts["outcome"], dataset=facts["dataset"], run_id=run_id)
+    return ClaimOutputs(*outputs, outcome=facts["outcome"], dataset=facts["dataset"], run_id=facts["run_id"])

@@ -12,7 +12,7 @@ from components.common.contracts.configs import ClaimConfig, as_mapping
 from components.common.contracts.errors import ContractError, DataError
 from components.common.retraining.claims import checked_run_id, claim_next, require_held
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
-from components.common.runs.artifacts import StageManifest, stage_key
+from components.common.runs.artifacts import StageManifest, digest_of, stage_key
 from components.common.runs.lifecycle import Published, code_version
 from components.common.runs.publish import find_manifest, publish
 from components.common.storage.addresses import join
@@ -23,8 +23,14 @@ __all__ = ["run_stage"]
 logger = logging.getLogger(__name__)
 
 
-def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
+def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "") -> Published:
     """Runs the step.
+
+    Args:
+        config: Which drop to take.
+        store_root: ``s3://bucket/prefix``.
+        run_id: The run, which holds the claim.
+        plan: Digest of what the run does with a drop; empty for a run that goes on with no other's data.
 
     Returns:
         The published claim. With nothing to train, a manifest that says so and is not kept in the store, with an empty
@@ -37,7 +43,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
     checked_run_id(run_id)
     store = Store(store_root)
     uri = join(store_root, "runs", run_id, "claim")
-    terms = terms_of(config, run_id)
+    # With other code the stages would refuse what is there.
+    terms = terms_of(config, run_id, digest_of([plan, code_version()]) if plan else "")
     key = stage_key("claim", as_mapping(config), {}, "")
     found = find_manifest(store, uri)
     if found is not None:
@@ -68,7 +75,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         parents={},
         code_version=code_version(),
         objects={},
-        facts=_facts(config, search),
+        facts=_facts(config, search, run_id),
         metrics={
             "claimed": float(search.claim is not None),
             "drops_refused": float(len(search.refused)),
@@ -80,12 +87,13 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
     return Published(*publish(store, uri, manifest, {}))
 
 
-def _facts(config: ClaimConfig, search: Search) -> dict[str, Any]:
+def _facts(config: ClaimConfig, search: Search, run_id: str) -> dict[str, Any]:
     claim = search.claim
     return {
         "outcome": CLAIMED if claim else NOTHING_NEW,
         "dataset": f"{config.reader}:{claim.drop_uri}/" if claim else "",
         "drop_uri": claim.drop_uri if claim else "",
+        "run_id": claim.data_run_id if claim else run_id,
         "claim": asdict(claim) if claim else {},
         "refused": search.refused[:20],
     }

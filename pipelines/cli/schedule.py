@@ -102,6 +102,7 @@ def schedule_create_command(
     Example:
       untaint schedule create --cron "0 0 3 * * *" --drops s3://data/drops --store s3://data/untaint --name digits
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.runs.artifacts import digest_of
     from components.common.storage.addresses import parse_uri
     from pipelines.cluster.cron import check_cron
     from pipelines.cluster.pods import check_artifact_secret
@@ -130,6 +131,8 @@ def schedule_create_command(
     # A pod that waits for a node gives no sign of life: the claim lasts as long as the run may.
     lease = {"lease_seconds": float(granted.active_deadline_seconds)}
     parameters["claim_settings"] = lease | parameters["claim_settings"]
+    decided = {key: value for key, value in parameters.items() if key not in ("claim_settings", "promote_settings")}
+    parameters["plan"] = digest_of([decided, registry, tag, control])
     with compiled(registry, tag, granted, control=control) as package:
         server = connect(host, namespace)
         check_artifact_secret(server)

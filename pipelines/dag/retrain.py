@@ -39,6 +39,13 @@ _GIVEN_RUN = Parameter(
     text="Identifier of the run; empty for the one that Kubeflow Pipelines gives it.",
     default="",
 )
+_PLAN = Parameter(
+    name="plan",
+    kind=str,
+    text="Digest of what is done with a drop. A run that takes one over from a dead one goes on with its data if both "
+    "have the same; empty for a run that goes on with no other's.",
+    default="",
+)
 _CLAIM = (
     Parameter(name="drops", kind=str, text="``s3://bucket/prefix`` with one folder per drop."),
     Parameter(name="since", kind=str, text="First " + _BOUND.format(""), default=ClaimConfig().since),
@@ -59,7 +66,7 @@ _LIGHT: dict[str, Callable[[str], Any]] = {"claim": claim_component, "promote": 
 def default_parameters() -> dict[str, Any]:
     """The pipeline's parameters without ``store_root``, ``run_id``, ``name`` and ``drops``, with their defaults.
 
-    With ``run_id`` left out too, each run has an id of its own.
+    With ``run_id`` left out too, each run has an id of its own; ``plan`` may be left out as well.
     """
     return {**defaults_of((*_CLAIM, *TRAINING, *_PROMOTE)), "ingest_settings": {"canary_ratio": CANARY_RATIO}}
 
@@ -92,7 +99,7 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
     follow = follow_up if profile is not None else _wrapped(follow_up)
 
     @declared(
-        (_STORE, _GIVEN_RUN, _NAME, *_CLAIM, *TRAINING, *_PROMOTE),
+        (_STORE, _GIVEN_RUN, _PLAN, _NAME, *_CLAIM, *TRAINING, *_PROMOTE),
         "Trains on the oldest drop that nobody has trained, and makes the model the champion if the gates hold.",
     )
     def untaint_retrain(given: dict[str, Any]) -> None:
@@ -100,6 +107,7 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
             **{name: given[name] for name in ("store_root", "name", "drops", "since", "until")},
             given_run_id=given["run_id"],
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            plan=given["plan"],
             settings=given["claim_settings"],
         )
         settle(claim, "claim")

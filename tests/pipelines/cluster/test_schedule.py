@@ -253,7 +253,7 @@ def test_the_server_checks_the_parameters_of_the_pipeline(kfp: FakeKfp, package:
     (version,) = kfp.versions.values()
     known = version["documents"][0]["root"]["inputDefinitions"]["parameters"]
     assert version["documents"][0]["pipelineInfo"]["name"] == PIPELINE_NAME
-    assert {"run_id"} | set(PARAMETERS) | set(default_parameters()) == set(known)
+    assert {"run_id", "plan"} | set(PARAMETERS) | set(default_parameters()) == set(known)
 
 
 def test_the_commands(kfp: FakeKfp) -> None:
@@ -284,6 +284,21 @@ def test_a_claim_lasts_as_long_as_the_run_may_unless_it_is_set(kfp: FakeKfp) -> 
     ]
     assert leases == [load_profile("gpu").active_deadline_seconds, 7200]
     assert from_mapping(ClaimConfig, {"lease_seconds": leases[0]}).lease_seconds == leases[0]
+
+
+def test_the_plan_is_the_same_as_long_as_the_same_is_done_with_a_drop(kfp: FakeKfp) -> None:
+    for settings in (
+        [],
+        ["--set", "claim.attempts=5"],
+        ["--set", "promote.max_acc_loss=0.01"],
+        ["--set", "warmup.epochs=3"],
+        ["--tag", "v2"],
+        ["--control"],
+    ):
+        assert untaint(kfp, *CREATE, "--name", "digits", *settings).exit_code == 0
+    plans = [body["runtime_config"]["parameters"]["plan"] for body in kfp.bodies("/apis/v2beta1/recurringruns")]
+    assert len(set(plans[:3])) == 1
+    assert len(set(plans[2:])) == 4
 
 
 def test_a_namespace_in_which_no_pod_could_start_gets_no_schedule(

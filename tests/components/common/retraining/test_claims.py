@@ -16,7 +16,7 @@ import pytest
 from components.claim.algorithm import described, terms_of
 from components.claim.stage import run_stage
 from components.common.contracts.configs import ClaimConfig
-from components.common.contracts.errors import ConfigError, ConflictError, DataError
+from components.common.contracts.errors import ConfigError, ConflictError, ContractError, DataError
 from components.common.retraining.claims import claim_next, complete, require_held
 from components.common.retraining.drops import date_of, deliver, find_drops
 from components.common.retraining.records import Claim, Search, Terms
@@ -222,6 +222,54 @@ def test_a_dead_training_frees_its_drop_after_the_lease_and_has_lost_it(store: S
         complete(store, "m", dead, "promoted")
     complete(store, "m", heir, "promoted")
     assert claim(store, "late").passed == {"done": 1}
+
+
+@pytest.mark.parametrize(("plan", "goes_on"), [("a", True), ("b", False), ("", False)])
+def test_a_takeover_of_the_same_plan_goes_on_with_the_data_of_the_dead_run(
+    store: Store, plan: str, goes_on: bool
+) -> None:
+    put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    dead = claim(store, "dead", lease_seconds=1.0, plan="a" if plan else "").claim
+    assert dead is not None
+    assert dead.data_run_id == "dead"
+    time.sleep(1.1)
+    heir = claim(store, "heir", lease_seconds=1.0, plan=plan).claim
+    assert heir is not None
+    assert (heir.holder, heir.epoch, heir.data_run_id) == ("heir", 2, "dead" if goes_on else "heir")
+    with pytest.raises(ConflictError, match="run heir, epoch 2"):
+        require_held(store, "m", dead)
+    # The heir's signs of life are where its data are, and a third run goes on with the same.
+    store.put(f"{store.root}/runs/{heir.data_run_id}/warmup/partial/x.state", b"at work")
+    assert claim(store, "eager", plan=plan).passed == {"being trained": 1}
+    time.sleep(1.1)
+    third = claim(store, "third", plan=plan).claim
+    assert third is not None
+    assert third.data_run_id == ("dead" if goes_on else "third")
+
+
+def test_the_claim_gives_out_the_run_whose_data_are_gone_on_with(store: Store) -> None:
+    put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    config = ClaimConfig(name="m", drops=f"{store.root}/drops", lease_seconds=1.0)
+    first = run_stage(config, store.root, "run-1", "plan").manifest.facts
+    assert first["run_id"] == "run-1"
+    time.sleep(1.1)
+    second = run_stage(config, store.root, "run-2", "plan")
+    assert second.manifest.facts["run_id"] == "run-1"
+    # The claim itself stays with the run that holds it, so that its step, tried again, finds it.
+    assert run_stage(config, store.root, "run-2", "plan").sha256 == second.sha256
+    assert "/runs/run-2/claim/" in second.uri
+    idle = run_stage(config, store.root, "run-3", "plan")
+    assert (idle.manifest.facts["outcome"], idle.manifest.facts["run_id"]) == ("nothing new", "run-3")
+
+
+def test_a_claim_of_an_earlier_version_is_still_read() -> None:
+    old = {
+        "content": "c", "drop_uri": "s3://b/d", "ready_etag": "e", "holder": "run-1", "epoch": 1, "since": 1.0,
+        "lease_seconds": 1.0, "state": "claimed", "outcome": "", "version": 1,
+    }  # fmt: skip
+    assert Claim.from_bytes(json.dumps(old).encode(), "s3://b/c").data_run_id == "run-1"
+    with pytest.raises(ContractError):
+        Claim.from_bytes(json.dumps({**old, "epoch_": 1}).encode(), "s3://b/c")
 
 
 def test_a_sign_of_life_keeps_the_claim(store: Store) -> None:
