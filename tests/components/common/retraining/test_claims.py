@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def put_drop(store: Store, name: str, files: dict[str, bytes], /, **ready: Any) 
 def claim(store: Store, holder: str = "run-1", **terms: Any) -> Search:
     given = {"name": "m", "lease_seconds": 600.0, **terms}
     return claim_next(store, f"{store.root}/drops", Terms(holder=holder, **given))
+
+
+def let_expire(store: Store, held: Claim) -> None:
+    """Makes a claim two days old, and its run one that has written nothing."""
+    uri = f"{store.root}/models/m/claims/{held.content}.json"
+    store.put(uri, replace(held, since=held.since - 2 * 86400).to_bytes())
+    for info in list(store.list(f"{store.root}/runs/{held.data_run_id}/")):
+        store.delete(info.uri)
 
 
 def race(store: Store, lease: float) -> list[tuple[int, int, dict[str, int]]]:
@@ -229,30 +238,32 @@ def test_a_takeover_of_the_same_plan_goes_on_with_the_data_of_the_dead_run(
     store: Store, plan: str, goes_on: bool
 ) -> None:
     put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
-    dead = claim(store, "dead", lease_seconds=1.0, plan="a" if plan else "").claim
+    dead = claim(store, "dead", plan="a" if plan else "").claim
     assert dead is not None
     assert dead.data_run_id == "dead"
-    time.sleep(1.1)
-    heir = claim(store, "heir", lease_seconds=1.0, plan=plan).claim
+    let_expire(store, dead)
+    heir = claim(store, "heir", plan=plan).claim
     assert heir is not None
     assert (heir.holder, heir.epoch, heir.data_run_id) == ("heir", 2, "dead" if goes_on else "heir")
     with pytest.raises(ConflictError, match="run heir, epoch 2"):
         require_held(store, "m", dead)
-    # The heir's signs of life are where its data are, and a third run goes on with the same.
-    store.put(f"{store.root}/runs/{heir.data_run_id}/warmup/partial/x.state", b"at work")
-    assert claim(store, "eager", plan=plan).passed == {"being trained": 1}
-    time.sleep(1.1)
+    # A third run goes on with the same.
+    let_expire(store, heir)
     third = claim(store, "third", plan=plan).claim
     assert third is not None
-    assert third.data_run_id == ("dead" if goes_on else "third")
+    # Signs of life are where the data are.
+    let_expire(store, third)
+    store.put(f"{store.root}/runs/{third.data_run_id}/warmup/partial/x.state", b"at work")
+    assert claim(store, "eager", plan=plan).passed == {"being trained": 1}
+    assert third.data_run_id == (heir.data_run_id if plan else "third")
 
 
 def test_the_claim_gives_out_the_run_whose_data_are_gone_on_with(store: Store) -> None:
     put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
-    config = ClaimConfig(name="m", drops=f"{store.root}/drops", lease_seconds=1.0)
+    config = ClaimConfig(name="m", drops=f"{store.root}/drops")
     first = run_stage(config, store.root, "run-1", "plan").manifest.facts
     assert first["run_id"] == "run-1"
-    time.sleep(1.1)
+    let_expire(store, Claim(**first["claim"]))
     second = run_stage(config, store.root, "run-2", "plan")
     assert second.manifest.facts["run_id"] == "run-1"
     # The claim itself stays with the run that holds it, so that its step, tried again, finds it.
