@@ -74,10 +74,21 @@ class Pods:
                 name=item["metadata"]["name"],
                 task=_task_of(item["metadata"].get("annotations", {}).get(_NODE_NAME, "")),
                 phase=item["status"].get("phase", "Unknown"),
-                reason=reason_of(item),
+                reason=reason_of(item) or self._warning(item),
             )
             for item in items
         ]
+
+    def _warning(self, pod: Mapping[str, Any]) -> str:
+        """The last warning about a pod that waits: a volume that cannot be mounted is told nowhere else."""
+        if pod["status"].get("phase") != "Pending":
+            return ""
+        query = {"fieldSelector": f"involvedObject.name={pod['metadata']['name']},type=Warning"}
+        try:
+            events = json.loads(self._get("/events", query))["items"]
+        except ClusterError:
+            return ""
+        return _line(f"{events[-1].get('reason', '')}: {events[-1].get('message', '')}") if events else ""
 
     def log(self, pod: str) -> str:
         """What the stage's container of a pod has said so far.
@@ -170,7 +181,8 @@ def check_artifact_secret(server: Server) -> None:
             expected=f"the secret {ARTIFACT_SECRET}, which every pod of Kubeflow Pipelines mounts",
             found="none, in the cluster of the current kubectl context; a run would wait without end",
             hint="Take the namespace of a Kubeflow profile with --namespace, or label it: kubectl label namespace "
-            f"{pods.namespace} pipelines.kubeflow.org/enabled=true.",
+            f"{pods.namespace} pipelines.kubeflow.org/enabled=true. "
+            "If your Argo archives logs without it: KUBECONFIG=/dev/null.",
         )
 
 
@@ -190,8 +202,13 @@ def reason_of(pod: Mapping[str, Any]) -> str:
             return _line(f"{waiting['reason']}: {waiting.get('message', '')}")
         if ended and ended.get("exitCode"):
             return _line(f"{ended.get('reason', '')} (exit code {ended['exitCode']}): {ended.get('message', '')}")
-    # A container that waits without a reason of its own waits for what the pod's conditions name.
-    conditions = [entry for entry in status.get("conditions", []) if entry.get("status") == "False"]
+    # A container that waits without a reason of its own waits for what the pod's conditions name, unless these name
+    # only the container.
+    conditions = [
+        entry
+        for entry in status.get("conditions", [])
+        if entry.get("status") == "False" and not str(entry.get("reason", "")).startswith("Containers")
+    ]
     return next((_line(f"{e.get('reason', '')}: {e['message']}") for e in conditions if e.get("message")), "")
 
 

@@ -209,7 +209,7 @@ class Followed:
             pods: The run's pods, as far as they are known.
         """
         # The last attempt of each task.
-        last = {self.names[pod.task]: pod for pod in pods if pod.task in self.names}
+        last = {self.names.get(pod.task, pod.task): pod for pod in pods}
         details = (run.run_details.task_details if run.run_details else None) or []
         for task in details:
             stage = self.names.get(str(task.display_name))
@@ -228,7 +228,10 @@ class Followed:
             return
         if self.reasons.get(stage) != pod.reason:
             self.reasons[stage] = pod.reason
-            self.write(f"{datetime.now():%H:%M:%S} stage {stage}: its pod is {pod.phase.lower()}: {pod.reason}"[:400])
+            subject = "stage" if stage in self.names.values() else "Kubeflow Pipelines'"
+            self.write(
+                f"{datetime.now():%H:%M:%S} {subject} {stage}: its pod is {pod.phase.lower()}: {pod.reason}"[:400]
+            )
 
     def _note(self, stage: str, state: str, span: str, message: str) -> None:
         if self.states.get(stage) == state:

@@ -187,9 +187,16 @@ class Workflow:
         while self._queue and self.nodes[0].phase not in ("Failed", "Error", "Succeeded"):
             self.steps += 1
             task, driver, retry = self._queue[0]
-            if driver.phase == "":
-                self._begin(driver.children[0])
-                self._end(driver.children[0], "Succeeded", "")
+            own = driver.children[0]
+            if driver.phase == "" and driver.display in self.pending:
+                self._begin(own)
+                own.phase = "Pending"
+                return
+            if own.phase == "Pending" and self._waits(driver.display):
+                return
+            if own.phase in ("", "Pending"):
+                self._begin(own)
+                self._end(own, "Succeeded", "")
                 if retry is driver or retry.kind == "Skipped":
                     if retry.kind == "Skipped":
                         retry.phase, retry.begun, retry.ended = "Skipped", self.steps, self.steps
@@ -200,16 +207,19 @@ class Workflow:
                 if task in self.pending:
                     retry.children[-1].phase = "Pending"
                 return
-            if task in self.pending:
-                looks, reason = self.pending[task]
-                if looks:
-                    self.pending[task] = (looks - 1, reason)
-                    return
-                del self.pending[task]
+            if task not in self.pending:
+                self._finish(task, retry)
+            elif not self._waits(task):
                 retry.children[-1].phase = "Running"
-                return
-            self._finish(task, retry)
             return
+
+    def _waits(self, task: str) -> bool:
+        looks, reason = self.pending[task]
+        if looks:
+            self.pending[task] = (looks - 1, reason)
+        else:
+            del self.pending[task]
+        return bool(looks)
 
     def _finish(self, task: str, retry: Node) -> None:
         planned = self.endings.get(task, [])
@@ -267,7 +277,9 @@ class Workflow:
 
     def waits_for(self, node: Node) -> str:
         """Why the pod of a node is pending."""
-        return self.pending[self._queue[0][0]][1] if node.phase == "Pending" and self._queue else ""
+        if node.phase != "Pending" or node.parent is None:
+            return ""
+        return self.pending[self._queue[0][0] if ".executor(" in node.name else node.parent.display][1]
 
     def log_key(self, wanted: str) -> Node | None:
         """The node whose archived log is found for a node id or a pod name.

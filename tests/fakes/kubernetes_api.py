@@ -34,7 +34,7 @@ class KubernetesApi:
 
     Attributes:
         namespaces: Namespace to the names of its secrets.
-        forbidden: Resources that may not be read: ``pods``, ``secrets``, ``namespaces``.
+        forbidden: Resources that may not be read: ``pods``, ``events``, ``secrets``, ``namespaces``.
     """
 
     namespaces: dict[str, set[str]] = field(default_factory=lambda: {"kubeflow": {"mlpipeline-minio-artifact"}})
@@ -74,26 +74,52 @@ class KubernetesApi:
                 raise Refused(404, f'secrets "{parts[2]}" not found')
             return {"kind": "PartialObjectMetadata", "metadata": {"name": parts[2]}}
         own = [(run_id, workflow) for space, run_id, workflow in runs if space == namespace]
+        if kind == "events":
+            return _events([w for _, w in own], query["fieldSelector"])
         if len(parts) == 2:
             label, _, wanted = query["labelSelector"].partition("=")
             assert label == "pipeline/runid"
             pods = [_pod(w, node, run_id) for run_id, w in own if run_id == wanted for node in w.pods()]
             return {"kind": "PodList", "items": pods}
-        for _, workflow in own:
-            for node in workflow.pods():
-                if workflow.pod_name(node) == parts[2]:
-                    assert query["container"] == "main"
-                    if node.phase == "Pending":
-                        raise Refused(400, f'container "main" in pod "{parts[2]}" is waiting to start')
-                    return f"log of {parts[2]}\n"
-        raise Refused(404, f'pods "{parts[2]}" not found')
+        return _log([w for _, w in own], parts[2], query)
+
+
+def _log(workflows: Iterable[Workflow], pod: str, query: Mapping[str, str]) -> str:
+    assert query["container"] == "main"
+    for workflow in workflows:
+        for node in workflow.pods():
+            if workflow.pod_name(node) == pod:
+                if node.phase == "Pending":
+                    raise Refused(400, f'container "main" in pod "{pod}" is waiting to start')
+                return f"log of {pod}\n"
+    raise Refused(404, f'pods "{pod}" not found')
+
+
+def _events(workflows: Iterable[Workflow], selector: str) -> dict[str, Any]:
+    """The warnings about one pod."""
+    field, _, kinds = selector.partition(",")
+    assert kinds == "type=Warning"
+    waiting = [w.waits_for(n) for w in workflows for n in w.pods() if field == f"involvedObject.name={w.pod_name(n)}"]
+    events = [text.partition(": ") for text in waiting if text.startswith("Failed")]
+    return {"kind": "EventList", "items": [{"reason": e[0], "message": e[2]} for e in events]}
 
 
 def _pod(workflow: Workflow, node: Node, run_id: str) -> dict[str, Any]:
     phase = {"Error": "Failed"}.get(node.phase, node.phase)
     status: dict[str, Any] = {"phase": phase}
     container, _, rest = node.message.partition(": ")
-    if phase == "Pending":
+    if phase == "Pending" and workflow.waits_for(node).startswith("Failed"):
+        # A volume that cannot be mounted is told by an event alone.
+        status["conditions"] = [
+            {
+                "type": "Ready",
+                "status": "False",
+                "reason": "ContainersNotReady",
+                "message": "unready status: [wait main]",
+            }
+        ]
+        status["containerStatuses"] = [{"name": "main", "state": {"waiting": {"reason": "ContainerCreating"}}}]
+    elif phase == "Pending":
         status["conditions"] = [
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": workflow.waits_for(node)}
         ]

@@ -142,6 +142,22 @@ def test_waiting_says_once_why_a_pod_waits(kubectl: FakeKfp) -> None:
     assert "stage warmup: its pod is pending: Unschedulable: 0/3 nodes are available" in line
 
 
+def test_waiting_says_why_a_pod_of_kubeflow_pipelines_waits(kubectl: FakeKfp) -> None:
+    missing = 'MountVolume.SetUp failed for volume "keys": secret "mlpipeline-minio-artifact" not found'
+    kubectl.pending["root-driver"] = (2, f"FailedMount: {missing}")
+    answer = submitted("--wait")
+    assert answer.exit_code == 0
+    (line,) = [line for line in answer.output.splitlines() if "FailedMount" in line]
+    assert line.endswith(f"Kubeflow Pipelines' root-driver: its pod is pending: FailedMount: {missing}")
+
+
+def test_a_run_is_followed_without_its_pods_where_they_may_not_be_seen(kubectl: FakeKfp) -> None:
+    kubectl.kubernetes.forbidden |= {"pods", "events"}
+    kubectl.failing["split"] = ["oom"]
+    answer = submitted("--wait")
+    assert (answer.exit_code, "stage split: failed" in answer.output) == (1, True)
+
+
 def test_a_stage_whose_node_is_lost_is_tried_again_and_the_run_goes_on(kubectl: FakeKfp) -> None:
     kubectl.failing["finetune"] = ["deleted", "ok"]
     assert submitted("--wait").exit_code == 0
