@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.main import cli
+from pipelines.cluster.pods import open_pods
 from pipelines.cluster.schedule import compiled
 from pipelines.cluster.server import ClusterError, connect
 from pipelines.cluster.submit import content_digest, follow, start, task_names, upload
@@ -330,6 +331,25 @@ def test_a_pod_that_waits_has_no_log_and_says_why(kubectl: FakeKfp) -> None:
     run_id = started(kubectl)
     answer = called("runs", "logs", run_id, "ingest")
     assert (answer.exit_code, "Insufficient cpu" in answer.output) == (0, True)
+
+
+def test_the_cluster_of_the_server_is_asked_for_pods_and_not_that_of_the_current_context(
+    kubectl: FakeKfp, tmp_path: Path
+) -> None:
+    config = json.loads((tmp_path / "kubeconfig").read_text())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        dead = {"name": "other", "cluster": {"server": f"http://127.0.0.1:{free.getsockname()[1]}"}}
+        config["clusters"].append(dead)
+        config["contexts"].append({"name": "other", "context": {"cluster": "other", "user": "u"}})
+        config["current-context"] = "other"
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        pods = [open_pods(connect(kubectl.host, context=context)) for context in ("c", "")]
+        assert pods[0] is not None
+        assert pods[0].of_run("none") == []
+        assert pods[1] is not None
+        with pytest.raises(ClusterError, match="Connection refused"):
+            pods[1].of_run("none")
 
 
 def test_a_task_of_a_nested_pipeline_is_found_by_its_name(kubectl: FakeKfp) -> None:
