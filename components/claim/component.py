@@ -50,9 +50,9 @@ def build(image: str) -> Any:
         Args:
             store_root: ``s3://bucket/prefix`` of the run data.
             given_run_id: Identifier of the run, which holds the claim; empty for ``job_id``.
-            job_id: KFP's id of its run, which a scheduled run is told by nothing else than a placeholder.
-            plan: Digest of what the run does with a drop; one that takes over a drop of the same plan goes on with the
-                data of the run that died. Empty for a run that goes on with no other's.
+            job_id: KFP's id of its run; a scheduled run learns it from a placeholder alone.
+            plan: Digest of what the run does with a drop; a takeover by a run of the same plan resumes from the data of the
+                run that died. Empty for a run that resumes from no other's.
             name: Name of the model that is trained on the drops.
             drops: ``s3://bucket/prefix`` with one folder per drop.
             since: First date of the drops to take, YYYY-MM-DD; empty for no bound.

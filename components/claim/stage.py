@@ -30,7 +30,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "")
         config: Which drop to take.
         store_root: ``s3://bucket/prefix``.
         run_id: The run, which holds the claim.
-        plan: Digest of what the run does with a drop; empty for a run that goes on with no other's data.
+        plan: Digest of what the run does with a drop; empty for a run that resumes from no other's data.
 
     Returns:
         The published claim. With nothing to train, a manifest that says so and is not kept in the store, with an empty

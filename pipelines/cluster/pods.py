@@ -1,6 +1,6 @@
-"""The pods of a run, asked of the API server of Kubernetes: their logs, and why one waits or has failed.
+"""The pods of a run, from the API server of Kubernetes: their logs, and why one waits or has failed.
 
-Kubeflow Pipelines 2.17 names no pod in what it tells about a run, and no reason either. So the pods are found by the
+Kubeflow Pipelines 2.17 reports neither the pods of a run nor a reason. So the pods are found by the
 label and the annotation that it and Argo give them. That needs access to Kubernetes, by a kubeconfig or from inside the
 cluster; where there is none, ``open_pods`` gives None, and what depends on it is left out.
 """
@@ -80,7 +80,7 @@ class Pods:
         ]
 
     def _warning(self, pod: Mapping[str, Any]) -> str:
-        """The last warning about a pod that waits: a volume that cannot be mounted is told nowhere else."""
+        """The last warning about a pod that waits: a volume that cannot be mounted shows nowhere else."""
         if pod["status"].get("phase") != "Pending":
             return ""
         query = {"fieldSelector": f"involvedObject.name={pod['metadata']['name']},type=Warning"}
@@ -99,7 +99,7 @@ class Pods:
         return self._get(f"/pods/{pod}/log", {"container": "main"}).decode("utf-8", "replace")
 
     def lacks_secret(self, name: str) -> bool:
-        """Whether a secret is known not to be in the namespace; only its name is asked for, never its content.
+        """Whether a secret is known not to be in the namespace; only its metadata are read, never its content.
 
         Raises:
             ClusterError: The API server does not answer, refuses, or has no such namespace.
@@ -159,7 +159,7 @@ def open_pods(server: Server) -> Pods | None:
 
 
 def check_artifact_secret(server: Server) -> None:
-    """Stops before a run whose pods could never start, where Kubernetes may be asked about it.
+    """Stops before a run whose pods could never start, where Kubernetes lets this be seen.
 
     Args:
         server: The server that is to run it.

@@ -42,8 +42,8 @@ _GIVEN_RUN = Parameter(
 _PLAN = Parameter(
     name="plan",
     kind=str,
-    text="Digest of what is done with a drop. A run that takes one over from a dead one goes on with its data if both "
-    "have the same; empty for a run that goes on with no other's.",
+    text="Digest of what is done with a drop. A run that takes one over from a dead one resumes from its data if both "
+    "have the same; empty for a run that resumes from no other's.",
     default="",
 )
 _CLAIM = (

@@ -5,8 +5,8 @@ client's models do not have is answered with 400 or 404, as the real server does
 strings. A run goes one step on with every look at it: each task is RUNNING at one look and has ended at the next.
 
 Where the real server does what one would not expect, this one does the same, and names the source at 2.17.0 of
-kubeflow/pipelines that says so; paths are those below ``backend/src``. On the same port it answers what is asked of the
-API server of Kubernetes about a run's pods.
+kubeflow/pipelines that says so; paths are those below ``backend/src``. The same port serves
+the part of the API of Kubernetes that concerns a run's pods.
 """
 
 from __future__ import annotations
@@ -347,7 +347,7 @@ class FakeKfp:
     def _log(self, request: Request, run_id: str, node: str) -> str:
         """The log of a pod by its name, else an archived one by node id or pod name.
 
-        Status 200 goes out before either is looked for, so a failure is told in the body alone
+        Status 200 goes out before either is looked for, so a failure shows in the body alone
         (apiserver/server/run_log_server.go).
         """
         workflow: Workflow = _get(self.runs, run_id)["workflow"]

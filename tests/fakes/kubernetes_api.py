@@ -1,4 +1,4 @@
-"""What the API server of Kubernetes tells about the pods of a run; part of ``kfp_api.FakeKfp``.
+"""What the API server of Kubernetes knows of the pods of a run; part of ``kfp_api.FakeKfp``.
 
 Labels and annotations of the pods are those that Kubeflow Pipelines 2.17.0 and Argo Workflows 4.0.5 give them:
 ``pipeline/runid`` (kubeflow/pipelines backend/src/common/util/consts.go) and ``workflows.argoproj.io/node-name``
@@ -109,7 +109,7 @@ def _pod(workflow: Workflow, node: Node, run_id: str) -> dict[str, Any]:
     status: dict[str, Any] = {"phase": phase}
     container, _, rest = node.message.partition(": ")
     if phase == "Pending" and workflow.waits_for(node).startswith("Failed"):
-        # A volume that cannot be mounted is told by an event alone.
+        # A volume that cannot be mounted shows in an event alone.
         status["conditions"] = [
             {
                 "type": "Ready",

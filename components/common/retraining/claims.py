@@ -9,8 +9,8 @@ All that is known of a model name lies below ``<root>/models/<name>/``:
 
 A training keeps its claim as long as it gives signs of life: anything that its stages write below
 ``<root>/runs/<run_id>/``, which they do at least every minute while they train. A lease without one, by clocks that
-agree to within seconds, frees the claim for a takeover with the next epoch. A takeover that is to do the same as the
-training that died goes on with its data: finished stages are found, and the one that was at work resumes.
+agree to within seconds, frees the claim for a takeover with the next epoch. A takeover of the same plan as the training
+that died resumes from its data: finished stages are found, and the one that was at work loads its last state.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | Non
         return None, "being trained"
     logger.info("took drop %s over from run %s, which went silent", drop.uri, standing.holder)
     if same:
-        logger.info("going on with the data of run %s", wanted.run_id)
+        logger.info("resuming from the data of run %s", wanted.run_id)
     return wanted, CLAIMED
 
 

@@ -114,9 +114,8 @@ class Claim(_Record):
         lease_seconds: Seconds without a sign of life after which another run may take over.
         state: ``claimed`` or ``done``.
         outcome: How a done one ended: ``promoted`` or ``kept champion``; empty before.
-        run_id: The run whose data the training goes on with, by its id; empty for the holder's own.
-        plan: Digest of what is done with the drop; a takeover of the same plan goes on with the data of the one that
-        died.
+        run_id: Id of the run below which the data of the training are; empty for the holder's own.
+        plan: Digest of what is done with the drop; a takeover of the same plan resumes from these data.
     """
 
     content: str

@@ -126,7 +126,7 @@ def test_every_scheduled_run_has_an_id_of_its_own_that_the_claim_gives_out(kfp: 
         one["taskOutputParameter"] for one in behind["inputs"]["parameters"].values() if "taskOutputParameter" in one
     ]
     assert {"producerTask": "claim", "outputParameterKey": "run_id"} in passed
-    # Nothing behind the claim is told another run id.
+    # Nothing behind the claim gets another run id.
     assert "pipelinechannel--run_id" not in str(behind)
 
 

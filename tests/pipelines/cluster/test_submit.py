@@ -323,7 +323,7 @@ def test_no_log_is_a_failure_though_the_server_sends_200(kfp: FakeKfp) -> None:
     looked(kfp, run_id, 1)
     answer = called("runs", "logs", run_id)
     assert answer.exit_code == ClusterError.exit_code
-    assert answer.stdout.count("\nlog of") == 1
+    assert answer.stdout.count("\nlog of") == 2
 
 
 def test_a_pod_that_waits_has_no_log_and_says_why(kubectl: FakeKfp) -> None:

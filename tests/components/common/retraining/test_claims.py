@@ -233,9 +233,9 @@ def test_a_dead_training_frees_its_drop_after_the_lease_and_has_lost_it(store: S
     assert claim(store, "late").passed == {"done": 1}
 
 
-@pytest.mark.parametrize(("plan", "goes_on"), [("a", True), ("b", False), ("", False)])
-def test_a_takeover_of_the_same_plan_goes_on_with_the_data_of_the_dead_run(
-    store: Store, plan: str, goes_on: bool
+@pytest.mark.parametrize(("plan", "resumes"), [("a", True), ("b", False), ("", False)])
+def test_a_takeover_of_the_same_plan_resumes_from_the_data_of_the_dead_run(
+    store: Store, plan: str, resumes: bool
 ) -> None:
     put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
     dead = claim(store, "dead", plan="a" if plan else "").claim
@@ -244,10 +244,10 @@ def test_a_takeover_of_the_same_plan_goes_on_with_the_data_of_the_dead_run(
     let_expire(store, dead)
     heir = claim(store, "heir", plan=plan).claim
     assert heir is not None
-    assert (heir.holder, heir.epoch, heir.data_run_id) == ("heir", 2, "dead" if goes_on else "heir")
+    assert (heir.holder, heir.epoch, heir.data_run_id) == ("heir", 2, "dead" if resumes else "heir")
     with pytest.raises(ConflictError, match="run heir, epoch 2"):
         require_held(store, "m", dead)
-    # A third run goes on with the same.
+    # A third run resumes from the same.
     let_expire(store, heir)
     third = claim(store, "third", plan=plan).claim
     assert third is not None
@@ -258,7 +258,7 @@ def test_a_takeover_of_the_same_plan_goes_on_with_the_data_of_the_dead_run(
     assert third.data_run_id == (heir.data_run_id if plan else "third")
 
 
-def test_the_claim_gives_out_the_run_whose_data_are_gone_on_with(store: Store) -> None:
+def test_the_claim_gives_out_the_run_whose_data_are_resumed_from(store: Store) -> None:
     put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
     config = ClaimConfig(name="m", drops=f"{store.root}/drops")
     first = run_stage(config, store.root, "run-1", "plan").manifest.facts
