@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from components.claim.algorithm import described, terms_of
-from components.common.contracts.configs import ClaimConfig, as_mapping
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ContractError, DataError
-from components.common.retraining.claims import checked_run_id, claim_next, require_held
+from components.common.contracts.names import checked_run_id
+from components.common.retraining.claims import claim_next, require_held
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
 from components.common.runs.artifacts import StageManifest, digest_of, stage_key
 from components.common.runs.lifecycle import Published, code_version
@@ -23,14 +24,8 @@ __all__ = ["run_stage"]
 logger = logging.getLogger(__name__)
 
 
-def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "") -> Published:
+def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
     """Runs the step.
-
-    Args:
-        config: Which drop to take.
-        store_root: ``s3://bucket/prefix``.
-        run_id: The run, which holds the claim.
-        plan: Digest of what the run does with a drop; empty for a run that resumes from no other's data.
 
     Returns:
         The published claim. With nothing to train, a manifest that says so and is not kept in the store, with an empty
@@ -44,8 +39,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "")
     store = Store(store_root)
     uri = join(store_root, "runs", run_id, "claim")
     # With other code the stages would refuse what is there.
-    terms = terms_of(config, run_id, digest_of([plan, code_version()]) if plan else "")
-    key = stage_key("claim", as_mapping(config), {}, "")
+    terms = terms_of(config, run_id, digest_of([config.plan, code_version("claim")]) if config.plan else "")
+    key = stage_key("claim", config.model_dump(), {}, "")
     found = find_manifest(store, uri)
     if found is not None:
         if found[2].key != key:
@@ -57,7 +52,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "")
             )
         require_held(store, config.name, Claim(**found[2].facts["claim"]))
         logger.info("this run has %s already", found[2].facts["drop_uri"])
-        return Published(*found)
+        return _handed_on(*found)
     search = claim_next(store, config.drops, terms)
     logger.info("%s", described(search))
     if search.claim is None and search.refused:
@@ -71,9 +66,9 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "")
         stage="claim",
         run_id=run_id,
         key=key,
-        config=as_mapping(config),
+        config=config.model_dump(),
         parents={},
-        code_version=code_version(),
+        code_version=code_version("claim"),
         objects={},
         facts=_facts(config, search, run_id),
         metrics={
@@ -83,8 +78,14 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str, plan: str = "")
         },
     )
     if search.claim is None:
-        return Published("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
-    return Published(*publish(store, uri, manifest, {}))
+        return _handed_on("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
+    return _handed_on(*publish(store, uri, manifest, {}))
+
+
+def _handed_on(uri: str, sha256: str, manifest: StageManifest) -> Published:
+    facts = manifest.facts
+    outputs = {"outcome": facts["outcome"], "dataset": facts["dataset"], "data_run_id": facts["run_id"]}
+    return Published(uri, sha256, manifest, outputs=outputs)
 
 
 def _facts(config: ClaimConfig, search: Search, run_id: str) -> dict[str, Any]:

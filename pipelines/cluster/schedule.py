@@ -13,6 +13,7 @@ from components.common.contracts.errors import ConfigError
 from pipelines.cluster.cron import check_cron
 from pipelines.cluster.server import REQUEST_SECONDS, Server, explained, quiet
 from pipelines.cluster.submit import find_pipeline, upload
+from pipelines.dag.profiles import Profile
 
 __all__ = ["EXPERIMENT", "Schedule", "Schedules", "compiled"]
 
@@ -204,7 +205,7 @@ def _pipeline_of(run: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def compiled(registry: str, tag: str, profile: Any = None, *, control: bool = False) -> Iterator[Path]:
+def compiled(registry: str, tag: str, profile: Profile, *, control: bool = False) -> Iterator[Path]:
     """The retraining pipeline as a file, for the time of the block."""
     from pipelines.dag.retrain import compile_pipeline
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from components.common.runs.artifacts import digest_of
 from pipelines.cluster.pods import Pod, Pods, open_pods
 from pipelines.cluster.server import REQUEST_SECONDS, ClusterError, Server, explained, quiet
 
@@ -21,13 +21,13 @@ __all__ = [
     "STOPPED",
     "Followed",
     "Task",
-    "content_digest",
     "find_pipeline",
     "follow",
     "get_run",
     "list_runs",
     "names_in",
     "names_of",
+    "package_digest",
     "start",
     "stop",
     "task_names",
@@ -44,14 +44,14 @@ STOPPED = "it was stopped"
 """What is said of a run in the state FAILED that somebody has stopped."""
 
 
-def content_digest(package: Path) -> str:
+def package_digest(package: Path) -> str:
     """Hex sha256 of what a compiled pipeline says, whatever the order of its lines and KFP's version in it."""
     import yaml
 
     documents = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     for document in documents:
         document.pop("sdkVersion", None)
-    return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()
+    return digest_of(documents)
 
 
 def task_names(package: Path) -> dict[str, str]:
@@ -125,7 +125,7 @@ def upload(server: Server, package: Path, name: str) -> tuple[str, str, bool]:
     Raises:
         ClusterError: The server refuses.
     """
-    client, version = server.client, f"{name}-{content_digest(package)[:12]}"
+    client, version = server.client, f"{name}-{package_digest(package)[:12]}"
     with quiet(), explained(server.host):
         pipeline_id = find_pipeline(server, name)
         if pipeline_id is None:

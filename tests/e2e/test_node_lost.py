@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from components.common.contracts.configs import IngestConfig, WarmupConfig
 from components.common.storage.store import Store
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage as ingest
+from components.warmup.config import WarmupConfig
 from components.warmup.stage import run_stage as warmup
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = WarmupConfig(model="convnet_tiny", epochs=3, batch_size=50, seed=3)
 LOST = """
 import os, signal, sys
-from components.common.contracts.configs import WarmupConfig
 from components.common.runs import lifecycle
+from components.warmup.config import WarmupConfig
 from components.warmup.stage import run_stage
 
 lifecycle._SAVE_EVERY_SECONDS = 0.0
@@ -41,7 +42,7 @@ def test_the_next_attempt_resumes_and_comes_to_the_same_bits(store: Store, caplo
     caplog.set_level("INFO")
     weights = {}
     for run_id in ("whole", "lost"):
-        data = ingest(IngestConfig(train_limit=200), store.root, run_id).main
+        data = ingest(IngestConfig(train_limit=200), store.root, run_id)
         parent = (data.uri, data.sha256)
         if run_id == "lost":
             attempt = subprocess.run(

@@ -37,7 +37,7 @@ from pipelines.cluster.kind import KFP_VERSION, MANIFESTS, NODE_IMAGE, forwarded
 from pipelines.cluster.pods import ARTIFACT_SECRET
 from pipelines.cluster.server import ClusterError
 from pipelines.dag.profiles import load_profile, profile_names
-from pipelines.dag.training import STAGES
+from pipelines.dag.stages import IMAGES as STAGES
 from tests.fakes.argo import Retry
 from tests.fakes.kfp_api import FakeKfp
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from components.common.contracts.configs import ClaimConfig, from_mapping
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
-from components.common.retraining.claims import checked_run_id
+from components.common.contracts.names import checked_run_id
 from pipelines.cli.main import cli
 from pipelines.cluster.cron import check_cron
 from pipelines.cluster.schedule import Schedules, compiled
@@ -38,7 +38,7 @@ def kfp() -> Iterator[FakeKfp]:
 
 @pytest.fixture(scope="module")
 def package() -> Iterator[Path]:
-    with compiled("registry.example/team", "v1") as path:
+    with compiled("registry.example/team", "v1", load_profile("cpu")) as path:
         yield path
 
 
@@ -115,26 +115,23 @@ def test_every_scheduled_run_has_an_id_of_its_own_that_the_claim_gives_out(kfp: 
         runs.append(run)
         ended(kfp, run)
     for run in runs:
-        given = {name: kfp.value_of(run, "comp-claim", name) for name in ("given_run_id", "job_id")}
-        assert given == {"given_run_id": "", "job_id": run["run_id"]}
-        # What the claim would run under, were it not for the claim, is an id that it takes.
-        assert checked_run_id(given["given_run_id"] or given["job_id"]) == run["run_id"]
+        assert checked_run_id(kfp.value_of(run, "comp-claim", "run_id")) == run["run_id"]
     (version,) = kfp.versions.values()
     spec = version["documents"][0]
     (behind,) = (task for name, task in spec["root"]["dag"]["tasks"].items() if name != "claim")
     passed = [
         one["taskOutputParameter"] for one in behind["inputs"]["parameters"].values() if "taskOutputParameter" in one
     ]
-    assert {"producerTask": "claim", "outputParameterKey": "run_id"} in passed
+    assert {"producerTask": "claim", "outputParameterKey": "data_run_id"} in passed
     # Nothing behind the claim gets another run id.
-    assert "pipelinechannel--run_id" not in str(behind)
+    assert "run_id" not in spec["root"]["inputDefinitions"]["parameters"]
 
 
 def test_a_macro_reaches_a_scheduled_run_as_it_is(kfp: FakeKfp, package: Path) -> None:
-    macros = PARAMETERS | {"run_id": "digits-[[ScheduledTime]]-[[RunUUID]]"}
+    macros = PARAMETERS | {"name": "digits-[[ScheduledTime]]-[[RunUUID]]"}
     Schedules(connect(kfp.host)).create("digits", "0 0 3 * * *", macros, package)
     (run,) = kfp.tick()
-    assert kfp.value_of(run, "comp-claim", "given_run_id") == "digits-[[ScheduledTime]]-[[RunUUID]]"
+    assert kfp.value_of(run, "comp-claim", "name") == "digits-[[ScheduledTime]]-[[RunUUID]]"
     with pytest.raises(ConfigError, match="run_id"):
         checked_run_id("digits-[[ScheduledTime]]")
 
@@ -253,7 +250,7 @@ def test_the_server_checks_the_parameters_of_the_pipeline(kfp: FakeKfp, package:
     (version,) = kfp.versions.values()
     known = version["documents"][0]["root"]["inputDefinitions"]["parameters"]
     assert version["documents"][0]["pipelineInfo"]["name"] == PIPELINE_NAME
-    assert {"run_id", "plan"} | set(PARAMETERS) | set(default_parameters()) == set(known)
+    assert set(PARAMETERS) | set(default_parameters()) == set(known)
 
 
 def test_the_commands(kfp: FakeKfp) -> None:
@@ -283,7 +280,7 @@ def test_a_claim_lasts_as_long_as_the_run_may_unless_it_is_set(kfp: FakeKfp) -> 
         for body in kfp.bodies("/apis/v2beta1/recurringruns")
     ]
     assert leases == [load_profile("gpu").active_deadline_seconds, 7200]
-    assert from_mapping(ClaimConfig, {"lease_seconds": leases[0]}).lease_seconds == leases[0]
+    assert ClaimConfig(lease_seconds=leases[0]).lease_seconds == leases[0]
 
 
 def test_the_plan_is_the_same_as_long_as_the_same_is_done_with_a_drop(kfp: FakeKfp) -> None:
@@ -296,7 +293,10 @@ def test_the_plan_is_the_same_as_long_as_the_same_is_done_with_a_drop(kfp: FakeK
         ["--control"],
     ):
         assert untaint(kfp, *CREATE, "--name", "digits", *settings).exit_code == 0
-    plans = [body["runtime_config"]["parameters"]["plan"] for body in kfp.bodies("/apis/v2beta1/recurringruns")]
+    plans = [
+        body["runtime_config"]["parameters"]["claim_settings"]["plan"]
+        for body in kfp.bodies("/apis/v2beta1/recurringruns")
+    ]
     assert len(set(plans[:3])) == 1
     assert len(set(plans[2:])) == 4
 
@@ -317,10 +317,10 @@ def test_a_namespace_in_which_no_pod_could_start_gets_no_schedule(
     [
         (["--cron", "0 3 * * *"], "seconds first"),
         (["--set", "ingest.attack=badnets"], "a setting of a training on drops"),
-        (["--set", "promote.max_acc_loss=7"], "PromoteConfig.max_acc_loss"),
-        (["--set", "claim.lease=7"], "ClaimConfig.lease"),
-        (["--set", "warmup.epochs=many"], "WarmupConfig.epochs"),
-        (["--name", "no/name"], "ClaimConfig.name"),
+        (["--set", "promote.max_acc_loss=7"], "promote.max_acc_loss"),
+        (["--set", "claim.lease=7"], "claim.lease"),
+        (["--set", "warmup.epochs=many"], "warmup.epochs"),
+        (["--name", "no/name"], "claim.name"),
         (["--drops", "/a/folder"], "s3://bucket/key"),
         (["--store", ""], "the cluster's stages can reach"),
     ],

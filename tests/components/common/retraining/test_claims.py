@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from components.claim.algorithm import described, terms_of
+from components.claim.config import ClaimConfig
 from components.claim.stage import run_stage
-from components.common.contracts.configs import ClaimConfig
 from components.common.contracts.errors import ConfigError, ConflictError, ContractError, DataError
 from components.common.retraining.claims import claim_next, complete, require_held
 from components.common.retraining.drops import date_of, deliver, find_drops
@@ -260,16 +260,16 @@ def test_a_takeover_of_the_same_plan_resumes_from_the_data_of_the_dead_run(
 
 def test_the_claim_gives_out_the_run_whose_data_are_resumed_from(store: Store) -> None:
     put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
-    config = ClaimConfig(name="m", drops=f"{store.root}/drops")
-    first = run_stage(config, store.root, "run-1", "plan").manifest.facts
+    config = ClaimConfig(name="m", drops=f"{store.root}/drops", plan="p")
+    first = run_stage(config, store.root, "run-1").manifest.facts
     assert first["run_id"] == "run-1"
     let_expire(store, Claim(**first["claim"]))
-    second = run_stage(config, store.root, "run-2", "plan")
-    assert second.manifest.facts["run_id"] == "run-1"
+    second = run_stage(config, store.root, "run-2")
+    assert second.outputs["data_run_id"] == "run-1"
     # The claim itself stays with the run that holds it, so that its step, tried again, finds it.
-    assert run_stage(config, store.root, "run-2", "plan").sha256 == second.sha256
+    assert run_stage(config, store.root, "run-2").sha256 == second.sha256
     assert "/runs/run-2/claim/" in second.uri
-    idle = run_stage(config, store.root, "run-3", "plan")
+    idle = run_stage(config, store.root, "run-3")
     assert (idle.manifest.facts["outcome"], idle.manifest.facts["run_id"]) == ("nothing new", "run-3")
 
 
