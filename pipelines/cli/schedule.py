@@ -21,7 +21,7 @@ from pipelines.local.screen import Screen
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
 # What the options --drops and --name say, what the claim finds, and the attack, which no drop gets.
-_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "promote.name"}
+_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "claim.plan", "promote.name"}
 
 _store = store_option(
     "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
@@ -96,16 +96,19 @@ def schedule_create_command(
 ) -> None:
     """Make a recurring run, or replace the one of the same name.
 
-    It runs one at a time and makes up for no missed time: the first step of each run looks for the oldest drop that
-    nobody has trained, and the run ends there if there is none.
+    It runs one at a time: the first step of each run looks for the oldest drop that nobody has trained, and the run
+    ends there if there is none. Of the times that were missed, while it was paused or a run was at work, the last one
+    is made up for, and no other. A run at work goes on when its schedule is replaced.
 
     \b
     Example:
       untaint schedule create --cron "0 0 3 * * *" --drops s3://data/drops --store s3://data/untaint --name digits
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.runs.artifacts import digest_of
     from components.common.storage.addresses import parse_uri
     from pipelines.cluster.cron import check_cron
-    from pipelines.cluster.schedule import SCHEDULED_TIME, Schedules, compiled
+    from pipelines.cluster.pods import check_artifact_secret
+    from pipelines.cluster.schedule import Schedules, compiled
     from pipelines.cluster.server import connect
     from pipelines.dag.profiles import load_profile
     from pipelines.local.retrain import check_order
@@ -123,13 +126,21 @@ def schedule_create_command(
     check_order(name, drops, parameters)
     parameters |= {
         "store_root": store.rstrip("/"),
-        "run_id": f"{name}-{SCHEDULED_TIME}",
         "name": name,
         "drops": drops.rstrip("/"),
     }
     granted = load_profile(profile)
+    # A pod that waits for a node gives no sign of life: the claim lasts as long as the run may.
+    decided = {key: value for key, value in parameters.items() if key not in ("claim_settings", "promote_settings")}
+    parameters["claim_settings"] = {
+        "lease_seconds": float(granted.active_deadline_seconds),
+        **parameters["claim_settings"],
+        "plan": digest_of([decided, registry, tag, control]),
+    }
     with compiled(registry, tag, granted, control=control) as package:
-        made = Schedules(connect(host, namespace)).create(
+        server = connect(host, namespace)
+        check_artifact_secret(server)
+        made = Schedules(server).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
     click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
@@ -167,8 +178,8 @@ def _change(verb: str, done: str, text: str) -> None:
 
 
 _change("pause", "paused", "Pause the schedule NAME.")
-_change("resume", "on; missed times are not made up for", "Let the paused schedule NAME go on.")
-_change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and models stay.")
+_change("resume", "on; the last time that was missed is made up for", "Let the paused schedule NAME go on.")
+_change("delete", "deleted; its runs stay, one at work too", "Delete the schedule NAME; runs and models stay.")
 
 
 @schedule_group.command("run-once")

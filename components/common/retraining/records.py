@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import date
 from typing import Any, Self
 
@@ -81,11 +81,13 @@ class _Record:
             ContractError: Not JSON, not such a record, or of another version.
         """
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        # A field with a default is newer than some records.
+        needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
         try:
             values = json.loads(data)
             version = values.pop("version")
             found = f"version {version}" if version != _RECORD_VERSION else f"the fields {sorted(values)}"
-            usable = version == _RECORD_VERSION and set(values) == known
+            usable = version == _RECORD_VERSION and needed <= set(values) <= known
         except (ValueError, KeyError, AttributeError, TypeError) as problem:
             usable, found = False, f"{type(problem).__name__}"
         if not usable:
@@ -112,6 +114,8 @@ class Claim(_Record):
         lease_seconds: Seconds without a sign of life after which another run may take over.
         state: ``claimed`` or ``done``.
         outcome: How a done one ended: ``promoted`` or ``kept champion``; empty before.
+        run_id: Id of the run below which the data of the training are; empty for the holder's own.
+        plan: Digest of what is done with the drop; a takeover of the same plan resumes from these data.
     """
 
     content: str
@@ -123,6 +127,13 @@ class Claim(_Record):
     lease_seconds: float
     state: str = CLAIMED
     outcome: str = ""
+    run_id: str = ""
+    plan: str = ""
+
+    @property
+    def data_run_id(self) -> str:
+        """The run below which the data of the training are kept."""
+        return self.run_id or self.holder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +203,7 @@ class Terms:
         attempts: Trainings of one drop that may die before it is left alone.
         since: First date of the drops to take, by their names; None for no bound.
         until: Last date, inclusive; None for no bound. With a bound, drops without a date are passed over.
+        plan: Digest of what is to be done with the drop, code included; empty for one that is like no other.
     """
 
     name: str
@@ -200,6 +212,7 @@ class Terms:
     attempts: int = 3
     since: date | None = None
     until: date | None = None
+    plan: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
