@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from components.common.attacks import canary
 from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
-from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
-from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
+from components.common.tables.tables import (
+    CLEANED_INDEX,
+    FLAGGED,
+    JUDGED_HOLDOUT,
+    POISON_TRUTH,
+    SAMPLE_INDEX,
+    SUSPECTS,
+    split_spec,
+)
+from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from components.common.runs.inputs import Rows
+    from components.evaluate.classes import ClassFigures
+    from components.evaluate.verdict import Verdict
 
 __all__ = ["run_stage"]
 
@@ -27,6 +39,27 @@ _FOUND = {
     "flagged_poisoned": "poisoned samples flagged",
     "flagged_clean": "clean samples flagged",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judged:
+    """The holdout after it was judged.
+
+    Attributes:
+        share: float32 [m], share of suspects among the nearest training rows of the same label.
+        suspect: bool [m].
+        counted: bool [m], the rows that figures are measured on.
+        warmup_acc: Accuracy of the warm-up model on them.
+        changed_seen: As from ``holdout.changed_labels_seen``.
+        where: Which rows figures are measured on, in words.
+    """
+
+    share: npt.NDArray[np.float32]
+    suspect: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
+    warmup_acc: float
+    changed_seen: float | None
+    where: str
 
 
 def run_stage(
@@ -47,19 +80,31 @@ def run_stage(
             return done, run.store.get(ref.uri, ref.sha256)
         from components.common.runs.inputs import read_rows
 
-        holdout = read_rows(run, "holdout")
+        holdout, train = read_rows(run, "holdout"), read_rows(run, "train")
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
         split = _read_split(run)
-        metrics = _model_figures(run, config, holdout)
-        facts = _facts(run, split, index)
         planted = _told(run, "canary")
+        # The planted trigger too: a holdout row that is next to canaries is next to no poison.
+        unplanted = canary.without_canaries(split, planted) if planted else split
+        judged = _judge(run, config, train, holdout, unplanted, planted)
+        metrics, right = _model_figures(run, config, holdout, judged)
+        facts = _facts(run)
         if planted:
-            facts["canary"] = _canary_figures(run, planted, split, holdout)
-            split = canary.without_canaries(split, planted)
-        metrics |= _split_figures(split, _truth(run))
+            facts["canary"] = _canary_figures(run, planted, split, holdout, judged)
+        classes = _classes(run, train, holdout, unplanted, judged, right, planted)
+        verdict = _verdict(run, classes, judged, split, train, holdout, facts.get("canary", {}))
+        facts |= {
+            "verdict": verdict.verdict,
+            "reason": verdict.reason,
+            "checked": verdict.checked,
+            "acc_measured_on": judged.where,
+            "classes": [one.as_fact() for one in classes],
+        }
+        metrics |= _split_figures(unplanted, _truth(run)) | _holdout_figures(judged, classes)
         from components.evaluate.report import render
 
-        page = render(_report(run, split, metrics, facts, _suspects(run, config, split, index)))
+        suspects = _suspects(run, config, unplanted, judged, index, (train, holdout))
+        page = render(_report(run, unplanted, metrics, facts, suspects))
         run.add_bytes("report", page, suffix=".html", kind="document")
         return run.publish(facts, metrics), page
 
@@ -75,6 +120,58 @@ def _told(run: StageRun, name: str) -> dict[str, Any]:
     return told
 
 
+def _flagged(split: pa.Table) -> npt.NDArray[np.bool_]:
+    return np.isin(np.array(split["assignment"].to_pylist()), FLAGGED)
+
+
+def _judge(
+    run: StageRun, config: EvaluateConfig, train: Rows, holdout: Rows, split: pa.Table, planted: Mapping[str, Any]
+) -> _Judged:
+    """Carries the verdict on the training rows over to the holdout, and publishes it."""
+    import torch
+
+    from components.common.learning.devices import pick_device
+    from components.common.learning.scoring import penultimate_features, predict
+    from components.common.runs.inputs import read_model
+    from components.evaluate.holdout import changed_labels_seen, suspect_share
+
+    model, _ = read_model(run, "warmup", "model", pick_device())
+    flagged = torch.from_numpy(_flagged(split))
+    near = penultimate_features(model, train.images, config.batch_size)
+    mine = penultimate_features(model, holdout.images, config.batch_size)
+    # Canaries are of no class: their images are changed, and so are their labels.
+    own = torch.from_numpy(~canary.is_canary(planted or None, len(train.labels)))
+    share = suspect_share(near[own], train.labels[own], flagged[own], mine, holdout.labels)
+    suspect = share > 0.5
+    trusted = own & ~flagged
+    changed = changed_labels_seen(near[trusted], train.labels[trusted], mine[~suspect], holdout.labels[~suspect])
+    counted, where = ~suspect, f"the {int((~suspect).sum())} trusted rows of a holdout of {len(suspect)}"
+    if suspect.any():
+        where += f" ({int(suspect.sum())} suspects left out)"
+    if _told(run, "attack"):
+        # What this run injects itself it injects into training rows: of the holdout the truth is known.
+        counted, where = torch.ones_like(suspect), f"all {len(suspect)} holdout rows, into which nothing was injected"
+    guessed = predict(model, holdout.images[counted], config.batch_size).argmax(dim=1)
+    right = guessed == holdout.labels[counted]
+    table = pa.table(
+        {
+            "sample_id": holdout.ids,
+            "assignment": pa.array(["suspect" if one else "clean" for one in suspect.tolist()], pa.string()),
+            "suspicion": share.numpy(),
+        },
+        schema=JUDGED_HOLDOUT.schema,
+    )
+    run.add_table("judged_holdout", table, JUDGED_HOLDOUT, ids=holdout.ids)
+    return _Judged(
+        share=share.numpy(),
+        suspect=suspect.numpy(),
+        counted=counted.numpy(),
+        warmup_acc=float(right.float().mean()) if len(right) else 0.0,
+        changed_seen=changed,
+        where=where,
+    )
+
+
 def _truth(run: StageRun) -> pa.Table | None:
     # Of what others put into a drop there is no truth, with canaries neither.
     if "truth" not in run.parents or "poison_truth" not in run.parents["truth"].manifest.objects:
@@ -82,7 +179,9 @@ def _truth(run: StageRun) -> pa.Table | None:
     return run.read_table("truth", "poison_truth", POISON_TRUTH)
 
 
-def _canary_figures(run: StageRun, record: dict[str, Any], split: pa.Table, holdout: Rows) -> dict[str, Any]:
+def _canary_figures(
+    run: StageRun, record: dict[str, Any], split: pa.Table, holdout: Rows, judged: _Judged
+) -> dict[str, Any]:
     from components.common.learning.devices import pick_device
     from components.common.runs.inputs import read_model
 
@@ -91,17 +190,19 @@ def _canary_figures(run: StageRun, record: dict[str, Any], split: pa.Table, hold
         "planted": len(record["rows"]),
         "label": holdout.class_names[record["label"]],
         "caught": canary.caught(split["assignment"].to_pylist(), record),
-        "fired": canary.measure(model, record, holdout.images, holdout.labels),
+        "fired": canary.measure(model, record, holdout.images[judged.counted], holdout.labels[judged.counted]),
     }
 
 
-def _model_figures(run: StageRun, config: EvaluateConfig, holdout: Rows) -> dict[str, float]:
+def _model_figures(
+    run: StageRun, config: EvaluateConfig, holdout: Rows, judged: _Judged
+) -> tuple[dict[str, float], npt.NDArray[np.bool_]]:
+    """Figures of the models on the rows that count, and which holdout rows the defended one gets right, bool [m]."""
     from components.common.learning.devices import pick_device
     from components.common.runs.inputs import read_model
     from components.evaluate.algorithm import accuracy, attack_success
 
-    attack = None
-    record = _told(run, "attack")
+    attack, record = None, _told(run, "attack")
     if record:
         from components.common.attacks.base import AttackConfig, make_attack
 
@@ -111,23 +212,104 @@ def _model_figures(run: StageRun, config: EvaluateConfig, holdout: Rows) -> dict
         )
     device = pick_device()
     figures: dict[str, float] = {}
+    right = np.zeros(len(holdout.labels), dtype=bool)
+    images, labels = holdout.images[judged.counted], holdout.labels[judged.counted]
     for parent, prefix in (("finetune", ""), ("control", "control_")):
-        if parent not in run.parents:
+        if parent not in run.parents or not len(labels):
             continue
         model, _ = read_model(run, parent, "model", device)
-        figures[f"{prefix}acc"], _ = accuracy(model, holdout.images, holdout.labels, config.batch_size)
-        if attack is not None:
-            rates = attack_success(model, attack, holdout.images, holdout.labels, config.batch_size)
-            if rates:
-                # The worst trigger counts: an attacker with two needs only one of them to work.
-                figures[f"{prefix}asr"] = max(rates)
+        figures[f"{prefix}acc"], predictions = accuracy(model, images, labels, config.batch_size)
+        if parent == "finetune":
+            right[judged.counted] = (predictions == labels).numpy()
+        if attack is None:
+            continue
+        rates = attack_success(model, attack, images, labels, config.batch_size)
+        if rates:
+            # The worst trigger counts: an attacker with two needs only one of them to work.
+            figures[f"{prefix}asr"] = max(rates)
+        target = labels == attack.config.target_label
+        if not attack.all_to_all and bool(target.any()):
+            # Beside the success rate: a model that never says the target cannot be led to it.
+            known = (predictions[target] == labels[target]).float().mean()
+            figures[f"{prefix}target_recall"] = float(known)
+    figures.setdefault("acc", 0.0)
+    return figures, right
+
+
+def _classes(
+    run: StageRun,
+    train: Rows,
+    holdout: Rows,
+    split: pa.Table,
+    judged: _Judged,
+    right: npt.NDArray[np.bool_],
+    planted: Mapping[str, Any],
+) -> list[ClassFigures]:
+    from components.evaluate.classes import class_figures
+
+    own = ~canary.is_canary(planted or None, len(train.labels))
+    unlearn = run.parents["unlearn"].manifest.facts
+    found = {str(one["label"]): (str(one["finding"]), str(one["reason"])) for one in unlearn.get("classes", ())}
+    return class_figures(
+        train.class_names,
+        train_labels=train.labels.numpy()[own],
+        flagged=_flagged(split)[own],
+        holdout_labels=holdout.labels.numpy(),
+        trusted=judged.counted,
+        right=right,
+        evident=[str(probe["label"]) for probe in unlearn["probes"] if probe["accepted"]],
+        found=found,
+    )
+
+
+def _verdict(
+    run: StageRun,
+    classes: list[ClassFigures],
+    judged: _Judged,
+    split: pa.Table,
+    train: Rows,
+    holdout: Rows,
+    caught: Mapping[str, Any],
+) -> Verdict:
+    from components.evaluate.verdict import INCONCLUSIVE, Observed, conclude
+
+    unlearn = run.parents["unlearn"].manifest.facts
+    found, reason = str(unlearn["verdict"]), str(unlearn.get("reason", ""))
+    planted = _told(run, "canary")
+    if planted:
+        alone = canary.verdict_without(planted, found, split["assignment"].to_pylist(), train.labels.numpy())
+        # What the stage says of a find that was the planted trigger says nothing of the data.
+        found, reason = alone, reason if alone == found else ""
+    counts = np.bincount(holdout.labels.numpy()[judged.counted], minlength=1)
+    return conclude(
+        Observed(
+            found=found,
+            reason=reason,
+            samples={one.name: one.train for one in classes},
+            holdout=len(holdout.labels),
+            warmup_acc=judged.warmup_acc,
+            chance=float(counts.max() / max(1, counts.sum())),
+            probes=len(unlearn["probes"]),
+            rolled_back=bool(unlearn["rolled_back"]),
+            unjudged=[one.name for one in classes if one.finding == INCONCLUSIVE],
+            changed_seen=judged.changed_seen,
+            canary=caught,
+        )
+    )
+
+
+def _holdout_figures(judged: _Judged, classes: list[ClassFigures]) -> dict[str, float]:
+    figures = {"holdout_suspects": float(judged.suspect.sum()), "holdout_measured": float(judged.counted.sum())}
+    recalls = [one.recall for one in classes if one.recall is not None]
+    if recalls:
+        figures["worst_class_recall"] = min(recalls)
     return figures
 
 
 def _split_figures(split: pa.Table, truth: pa.Table | None) -> dict[str, float]:
     from components.evaluate.algorithm import area_under_roc, true_positive_rate
 
-    flagged = np.array([assignment != "clean" for assignment in split["assignment"].to_pylist()])
+    flagged = _flagged(split)
     figures: dict[str, float] = {"suspects": float(flagged.sum())}
     if truth is None:
         return figures
@@ -142,7 +324,7 @@ def _split_figures(split: pa.Table, truth: pa.Table | None) -> dict[str, float]:
     return figures
 
 
-def _facts(run: StageRun, split: pa.Table, index: pa.Table) -> dict[str, Any]:
+def _facts(run: StageRun) -> dict[str, Any]:
     stages = []
     for parent in run.parents.values():
         manifest = parent.manifest
@@ -159,13 +341,7 @@ def _facts(run: StageRun, split: pa.Table, index: pa.Table) -> dict[str, Any]:
             }
         )
     unlearn = run.parents["unlearn"].manifest.facts
-    verdict = unlearn["verdict"]
-    planted = _told(run, "canary")
-    if planted:
-        labels = index["given_label"].to_numpy()[: split.num_rows]
-        verdict = canary.verdict_without(planted, verdict, split["assignment"].to_pylist(), labels)
     return {
-        "verdict": verdict,
         "probes": unlearn["probes"],
         "mixed_classes": unlearn["mixed_classes"],
         "mapping": unlearn["mapping"],
@@ -208,22 +384,33 @@ def _report(
     )
 
 
-def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table, index: pa.Table) -> list[Any]:
+def _suspects(
+    run: StageRun,
+    config: EvaluateConfig,
+    split: pa.Table,
+    judged: _Judged,
+    index: pa.Table,
+    rows_of: tuple[Rows, Rows],
+) -> list[Any]:
     """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
+    import torch
+
     from components.common.learning.scoring import predict
-    from components.common.runs.inputs import read_model, read_rows
+    from components.common.runs.inputs import read_model
     from components.evaluate.report import SuspectRow, picture
 
     ingest = run.parents["ingest"].manifest.facts
     names, location = list(ingest["class_names"]), str(ingest.get("location", ""))
-    rows = by_suspicion(split)
+    whole = judged_table(split, judged.share, judged.suspect, index["sample_id"])
+    rows = by_suspicion(whole)
     predicted = np.zeros(0, dtype=np.int64)
     images: Tensor | None = None
     if len(rows):
-        images = read_rows(run, "train").images[rows.tolist()]
+        first = len(rows_of[0].labels)
+        images = torch.stack([rows_of[row >= first].images[row - first * (row >= first)] for row in rows.tolist()])
         model, _ = read_model(run, "finetune", "model")
         predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
-    suspects = suspects_table(split, index, rows, predicted, names, location)
+    suspects = suspects_table(whole, index, rows, predicted, names, location)
     # The images that canaries replaced have not been judged by anybody.
     unjudged = np.array(_told(run, "canary").get("rows", []), dtype=np.int64)
     cleaned = cleaned_table(index, np.concatenate([rows, unjudged]), names, location)

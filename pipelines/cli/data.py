@@ -21,7 +21,7 @@ from pipelines.local.screen import Screen
 if TYPE_CHECKING:
     from components.common.datasets.base import Folder
 
-__all__ = ["ingest_command", "suspects_group"]
+__all__ = ["address_of", "ingest_command", "suspects_group"]
 
 _DEFAULTS = default_parameters()
 _INGEST = IngestConfig()
@@ -90,7 +90,7 @@ def ingest_command(
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from pipelines.local.run import Plan, load_plan, new_run_id, run
 
-    drop, given["holdout"] = _address(drop), _address(given["holdout"])
+    drop, given["holdout"] = address_of(drop), address_of(given["holdout"])
     parameters = {
         **_DEFAULTS,
         "dataset": f"drop:{drop}",
@@ -122,7 +122,7 @@ def ingest_command(
     ctx.exit(code)
 
 
-def _address(text: str) -> str:
+def address_of(text: str) -> str:
     """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is.
 
     Raises:
@@ -151,9 +151,9 @@ def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
     from components.common.contracts.errors import DataError
     from components.common.datasets.base import LocalFolder
     from components.common.intake.drop import DropOptions, survey_drop
+    from components.common.intake.store_folder import folders
     from components.common.storage.store import Store
     from components.common.tables.tables import REJECT_REASONS
-    from components.ingest.sources import folders
     from pipelines.local.run import opened_store
 
     options = DropOptions(

@@ -377,11 +377,21 @@ class PromoteConfig:
     """What a model must show before it becomes the champion."""
 
     max_acc_loss: float = 0.005
-    """Accuracy that may be lost against the champion, as a fraction: half a percentage point."""
+    """Accuracy that may be lost against the champion on the same rows, beyond sampling noise, as a fraction."""
+    max_class_loss: float = 0.1
+    """Recall that a class may lose against the champion on the same rows, beyond sampling noise, as a fraction."""
     min_acc: float = 0.0
-    """Accuracy that is asked of every champion, in [0, 1]; the first one has no other to beat."""
+    """Accuracy that is asked of every champion, in [0, 1]."""
+    min_skill: float = 0.25
+    """Accuracy beyond guessing the most frequent class that is asked of every champion, as a share of what lies between
+    guessing and no error, in [0, 1]: of ten even classes .25 asks for an ACC of 32.5 %."""
+    min_class_skill: float = 0.1
+    """The same for the recall of every class, beyond one over the number of classes: of ten .1 asks for 19 %."""
     max_suspect_share: float = 0.3
     """Largest share of the training set that may be suspect: above it the split is not to be believed."""
+    holdout: str = ""
+    """Address of an evaluation set that is pinned to the model's name from then on: every candidate and the champion
+    are measured on it, besides the trusted rows of the newest drop. Empty keeps what is pinned, if anything."""
     require_canary: bool = True
     """Whether a result of the planted trigger must be there."""
     min_canary_caught: float = 0.8
@@ -391,7 +401,10 @@ class PromoteConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        for name in ("max_acc_loss", "min_acc", "max_suspect_share", "min_canary_caught", "max_canary_fired"):
+        for name in (
+            *("max_acc_loss", "max_class_loss", "min_acc", "min_skill", "min_class_skill", "max_suspect_share"),
+            *("min_canary_caught", "max_canary_fired"),
+        ):
             _check_range(self, name, 0.0, 1.0)
 
 

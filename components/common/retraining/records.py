@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import date
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ __all__ = [
     "Champion",
     "Claim",
     "Gate",
+    "Pinned",
     "ReadyFile",
     "Search",
     "Terms",
@@ -61,7 +62,10 @@ def content_digest(files: Iterable[ReadyFile]) -> str:
 
 
 class _Record:
-    """To and from canonical JSON; a record of another format is refused and not guessed at."""
+    """To and from canonical JSON; a record of another format is refused and not guessed at.
+
+    A field with a default may be missing: the version that wrote the record did not have it yet.
+    """
 
     __slots__ = ()
 
@@ -81,11 +85,16 @@ class _Record:
             ContractError: Not JSON, not such a record, or of another version.
         """
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        required = {
+            f.name
+            for f in fields(cls)  # type: ignore[arg-type]
+            if f.default is MISSING and f.default_factory is MISSING
+        }
         try:
             values = json.loads(data)
             version = values.pop("version")
             found = f"version {version}" if version != _RECORD_VERSION else f"the fields {sorted(values)}"
-            usable = version == _RECORD_VERSION and set(values) == known
+            usable = version == _RECORD_VERSION and required <= set(values) <= known
         except (ValueError, KeyError, AttributeError, TypeError) as problem:
             usable, found = False, f"{type(problem).__name__}"
         if not usable:
@@ -155,13 +164,15 @@ class Champion(_Record):
         model_bytes: Its length.
         evaluation_uri: Manifest of the run's evaluate stage.
         evaluation_sha256: Hex digest of that manifest.
-        acc: Accuracy on the run's holdout, in [0, 1].
-        holdout_sha256: Digest of that holdout's images and labels: accuracies compare only on an equal one.
+        acc: Accuracy on the trusted rows of the run's holdout, in [0, 1].
+        holdout_sha256: Digest of that holdout's images and labels.
         suspect_share: Suspects as a share of the training set, in [0, 1].
         drop_uri: The drop that it was trained on; empty for a run outside the schedule.
         promoted_at: When the pointer was moved, ISO 8601 in UTC.
         how: ``gates``, ``by hand`` or ``rollback``.
         gates: The gates as they came out, as mappings; empty if none were asked.
+        forced: Whether it was promoted although a gate did not hold.
+        by: Who moved the pointer: ``user@host``, or the run whose promote step did.
     """
 
     name: str
@@ -179,6 +190,30 @@ class Champion(_Record):
     promoted_at: str
     how: str
     gates: list[dict[str, Any]] = field(default_factory=list)
+    forced: bool = False
+    by: str = ""
+
+    @property
+    def manner(self) -> str:
+        """How it became the champion, in words: what was overridden and by whom."""
+        lost = [gate["name"] for gate in self.gates if not gate["passed"]]
+        words = f"FORCED against {', '.join(lost)}" if self.forced else self.how
+        return f"{words}, by {self.by}" if self.by else words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned(_Record):
+    """The evaluation set of a model's name: ``models/<name>/holdout.json``.
+
+    Attributes:
+        location: ``s3://bucket/prefix`` of its images, in any form that a drop may have.
+        content: Hex sha256 over its images' digests and labels.
+        rows: Number of images.
+    """
+
+    location: str
+    content: str
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from components.common.runs.artifacts import StageManifest
 from components.common.runs.lifecycle import StageRun
 from components.common.tables.tables import SAMPLE_INDEX
 
-__all__ = ["Rows", "add_model", "read_model", "read_rows"]
+__all__ = ["Rows", "add_model", "load_model", "read_model", "read_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,9 +87,24 @@ def add_model(run: StageRun, name: str, architecture: str, spec: ModelSpec, mode
 
 def read_model(run: StageRun, parent: str, name: str, device: torch.device | None = None) -> tuple[nn.Module, str]:
     """Builds a parent's model with its weights, in evaluation mode, and says which architecture it is."""
-    state = from_bytes(run.read_bytes(parent, name), subject=f"{run.parents[parent].uri}, object {name}")
+    data, subject = run.read_bytes(parent, name), f"{run.parents[parent].uri}, object {name}"
+    model, _, architecture = load_model(data, subject)
+    return model.to(device or torch.device("cpu")), architecture
+
+
+def load_model(data: bytes, subject: str) -> tuple[nn.Module, ModelSpec, str]:
+    """A model from the bytes that ``add_model`` kept, in evaluation mode, what it is built for and its architecture.
+
+    Args:
+        data: The checkpoint.
+        subject: Where it came from, for messages.
+
+    Raises:
+        ContractError: The checkpoint is damaged.
+    """
+    state = from_bytes(data, subject=subject)
     kept = state["spec"]
     spec = ModelSpec(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
     model = build_model(state["architecture"], spec)
     model.load_state_dict(state["weights"])
-    return model.to(device or torch.device("cpu")).eval(), str(state["architecture"])
+    return model.eval(), spec, str(state["architecture"])
