@@ -1,9 +1,9 @@
 """The verdict on holdout rows, which no stage has trained on or judged: carried over from the training rows.
 
-A holdout cut from a poisoned drop is poisoned alike, and a model that obeys the trigger scores points on it. To leave out
-what the model gets wrong would only turn the fault around. So nothing here asks whether a model is right: a holdout row is
-suspect where most of the training rows next to it, of the same given label, are suspects. Next to it is meant in the
-features of the warm-up model, which has learned the trigger, if anything has, and has not unlearned it.
+A holdout cut from a poisoned drop is poisoned alike, and a model that obeys the trigger scores points on it. To leave
+out what the model gets wrong would only turn the fault around. So nothing here asks whether a model is right: a holdout
+row is suspect where most of the training rows next to it, of the same given label, are suspects. Next to it is meant in
+the features of the warm-up model, which has learned the trigger, if anything has, and has not unlearned it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def suspect_share(
 def changed_labels_seen(train: Tensor, train_labels: Tensor, holdout: Tensor, holdout_labels: Tensor) -> float | None:
     """How well a changed label stands out on these data, by the null distribution of unchanged ones.
 
-    Every holdout row is given every other label in turn. A label stands out where fewer of the nearest training rows bear
-    it than for 95 % of the rows whose label it really is: a false alarm of one in twenty by construction.
+    Every holdout row is given every other label in turn. A label stands out where fewer of the nearest training rows
+    bear it than for 95 % of the rows whose label it really is: a false alarm of one in twenty by construction.
 
     Args:
         train: float32 [n, f], features of trusted training rows, by a model that has not seen the holdout.

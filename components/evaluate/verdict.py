@@ -29,11 +29,11 @@ INCONCLUSIVE = "inconclusive"
 VERDICTS = (POISON, LABEL_ERRORS, NO_POISON, INCONCLUSIVE)
 """All that a run or a class can be called."""
 
-# A proposal holds some 2 % of the training set; of a class with fewer samples than this it is a handful, and the scatter
-# of a handful is all that could be seen.
+# A proposal holds some 2 % of the training set; of a class with fewer samples than this it is a handful, and the
+# scatter of a handful is all that could be seen.
 _LEAST_SAMPLES = 50
-# What the warm-up model knows beyond guessing, as a share of what there is to know: .50 on 10,000 images of CIFAR-10, of
-# which poison was told, and .2 to .3 on 2,000, of which it was not (docs/LOG.md).
+# What the warm-up model knows beyond guessing, as a share of what there is to know: .50 on 10,000 images of CIFAR-10,
+# of which poison was told, and .2 to .3 on 2,000, of which it was not (docs/LOG.md).
 _LEAST_SKILL = 0.35
 # As the gates of a promotion have them: see ``PromoteConfig``.
 _LEAST_CAUGHT = 0.8
@@ -108,15 +108,15 @@ def _doubt(seen: Observed) -> str:
         needed = seen.chance + _LEAST_SKILL * (1.0 - seen.chance)
         return (
             f"The warm-up model gets {_percent(seen.warmup_acc)} of the trusted holdout right, and guessing gets "
-            f"{_percent(seen.chance)}: below {_percent(needed)} it knows too little to tell poison from what it has not "
-            "learned"
+            f"{_percent(seen.chance)}: below {_percent(needed)} it knows too little to tell poison from what it has "
+            "not learned"
         )
     if seen.rolled_back:
         return "Forgetting what was found cost too many trusted samples their label and was undone"
     if seen.canary and seen.canary["caught"] < _LEAST_CAUGHT:
         return (
-            f"Of {seen.canary['planted']} samples with a planted trigger {_percent(seen.canary['caught'])} were caught, "
-            f"and {_percent(_LEAST_CAUGHT)} are needed: poison of that kind can be missed here"
+            f"Of {seen.canary['planted']} samples with a planted trigger {_percent(seen.canary['caught'])} were "
+            f"caught, and {_percent(_LEAST_CAUGHT)} are needed: poison of that kind can be missed here"
         )
     if seen.canary and seen.canary["fired"] > _MOST_FIRED:
         return (
@@ -164,8 +164,8 @@ def _checked(seen: Observed) -> str:
             else "a small patch at that share can be there unseen"
         )
         said.append(
-            f"Of {seen.canary['planted']} samples ({share}) with a planted patch, {_percent(seen.canary['caught'])} were "
-            f"caught: {outcome}."
+            f"Of {seen.canary['planted']} samples ({share}) with a planted patch, {_percent(seen.canary['caught'])} "
+            f"were caught: {outcome}."
         )
     return " ".join(said)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.common.contracts.configs import IngestConfig, from_mapping
+from components.common.contracts.configs import CANARY_RATIO, IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.options import settings_option, store_option
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
@@ -53,10 +53,11 @@ _INGEST = IngestConfig()
 @click.option(
     "--canary",
     "canary_ratio",
-    default=_INGEST.canary_ratio,
+    default=CANARY_RATIO,
     show_default=True,
     metavar="SHARE",
-    help="Share of the training samples, in [0, 0.1], that get a trigger of our own, to see whether it is caught.",
+    help="Share of the training samples, in [0, 0.1], that get a trigger of our own, to see whether it is caught; "
+    "0 for none.",
 )
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
 @click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
@@ -117,8 +118,7 @@ def ingest_command(
     code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
     if code == 0:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        if parameters["ingest_settings"]["canary_ratio"]:
-            write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
+        write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
     ctx.exit(code)
 
 

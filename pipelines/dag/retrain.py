@@ -11,7 +11,7 @@ from typing import Any
 from kfp import compiler, dsl
 
 from components.claim.component import build as claim_component
-from components.common.contracts.configs import ClaimConfig
+from components.common.contracts.configs import CANARY_RATIO, ClaimConfig
 from components.common.retraining.records import CLAIMED
 from components.promote.component import build as promote_component
 from pipelines.dag.parameters import RUN, TRAINING, Parameter, declared, defaults_of, settings_of
@@ -20,13 +20,11 @@ from pipelines.dag.profiles import Profile
 from pipelines.dag.training import build as build_training
 from pipelines.dag.training import image_of
 
-__all__ = ["CANARY_RATIO", "LIGHT_IMAGE", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
+__all__ = ["IMAGES", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
 
 PIPELINE_NAME = "untaint-retrain"
-LIGHT_IMAGE = "split"
-"""The stage whose image holds the claim and promote steps too: the smallest one, without PyTorch."""
-CANARY_RATIO = 0.02
-"""Share of the training set that carries a planted trigger, unless the user says otherwise; 0 plants none."""
+IMAGES = {"claim": "split", "promote": "evaluate"}
+"""The stages whose images hold the steps: the smallest one, without PyTorch, and the one that measures models."""
 
 _BOUND = "date of the drops to take, YYYY-MM-DD{}; empty for no bound."
 _RUN = (
@@ -71,7 +69,7 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
     Returns:
         The pipeline.
     """
-    light = {name: make(image_of(LIGHT_IMAGE, registry, tag)) for name, make in _LIGHT.items()}
+    light = {name: make(image_of(IMAGES[name], registry, tag)) for name, make in _LIGHT.items()}
 
     def settle(task: Any, name: str) -> None:
         task.set_display_name(name)

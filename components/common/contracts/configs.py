@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 from components.common.contracts.errors import ConfigError
 
 __all__ = [
+    "CANARY_RATIO",
     "ClaimConfig",
     "ControlConfig",
     "EvaluateConfig",
@@ -41,6 +42,10 @@ def _check_range(config: object, name: str, low: float, high: float, *, open_low
 
 
 _SEED_MAX = 2**31 - 1
+
+CANARY_RATIO = 0.02
+"""Share of the training samples that carry a planted trigger when a drop is audited or retrained on, unless the user
+says otherwise: without one nobody knows whether the defence sees anything on these data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

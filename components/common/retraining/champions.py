@@ -94,8 +94,8 @@ def move(store: Store, candidate: Champion, present: tuple[Champion, str] | None
 def roll_back(store: Store, name: str, by: str, number: int | None = None) -> Champion:
     """Makes an earlier champion the champion again, as a new entry of the history.
 
-    Without a number it walks back: from a champion that a rollback brought back to the one before that, never to the one
-    that was just left.
+    Without a number it walks back: from a champion that a rollback brought back to the one before that, never to the
+    one that was just left.
 
     Args:
         store: The store at the root of the run data.
@@ -131,7 +131,7 @@ def roll_back(store: Store, name: str, by: str, number: int | None = None) -> Ch
         raise StorageError(
             target.model_uri, expected="the checkpoint of the earlier champion", found="none", hint="It was deleted."
         )
-    return move(store, replace(target, how="rollback", forced=False, by=by), present)
+    return move(store, replace(target, how="rollback", by=by), present)
 
 
 def _first_entry(entries: list[Champion], champion: Champion) -> int:

@@ -17,6 +17,7 @@ __all__ = [
     "KEPT_CHAMPION",
     "NOTHING_NEW",
     "PROMOTED",
+    "REOPENED",
     "Champion",
     "Claim",
     "Gate",
@@ -31,6 +32,8 @@ CLAIMED = "claimed"
 """State of a claim whose training is under way, and outcome of a claim step that has found a drop."""
 DONE = "done"
 """State of a claim whose drop has been trained."""
+REOPENED = "reopened"
+"""State of a claim whose drop was trained, and is to be trained once more."""
 NOTHING_NEW = "nothing new"
 """Outcome of a claim step that has found no drop to train."""
 PROMOTED = "promoted"
@@ -119,7 +122,7 @@ class Claim(_Record):
         epoch: 1 for the first claim, one more for every takeover. A holder of an older epoch has lost the drop.
         since: When it was claimed, seconds since 1970, by the holder's clock.
         lease_seconds: Seconds without a sign of life after which another run may take over.
-        state: ``claimed`` or ``done``.
+        state: ``claimed``, ``done`` or ``reopened``.
         outcome: How a done one ended: ``promoted`` or ``kept champion``; empty before.
     """
 
@@ -197,7 +200,9 @@ class Champion(_Record):
     def manner(self) -> str:
         """How it became the champion, in words: what was overridden and by whom."""
         lost = [gate["name"] for gate in self.gates if not gate["passed"]]
-        words = f"FORCED against {', '.join(lost)}" if self.forced else self.how
+        words = self.how
+        if self.forced:
+            words = f"{'rollback to one ' if self.how == 'rollback' else ''}FORCED against {', '.join(lost)}"
         return f"{words}, by {self.by}" if self.by else words
 
 
