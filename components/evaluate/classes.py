@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from components.evaluate.verdict import INCONCLUSIVE, NO_POISON, POISON
 
-__all__ = ["MAX_LOST", "ClassFigures", "class_figures"]
+__all__ = ["MAX_LOST", "ClassFigures", "class_figures", "expected_suspects"]
 
 MAX_LOST = 0.25
 """Share of its labels that a class may lose without evidence of a trigger. More says that the split failed, not that
@@ -100,3 +100,8 @@ def class_figures(
             )
         )
     return figures
+
+
+def expected_suspects(classes: Sequence[ClassFigures]) -> float:
+    """Suspects that a holdout drawn like the training rows would have: what is found of them tells what is missed."""
+    return sum(one.lost_share * one.holdout for one in classes)

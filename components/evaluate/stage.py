@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +14,12 @@ from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import (
     CLEANED_INDEX,
-    FLAGGED,
-    JUDGED_HOLDOUT,
     POISON_TRUTH,
     SAMPLE_INDEX,
     SUSPECTS,
     split_spec,
 )
+from components.evaluate.judging import Judged, flagged, judge_holdout, told
 from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
@@ -39,27 +37,6 @@ _FOUND = {
     "flagged_poisoned": "poisoned samples flagged",
     "flagged_clean": "clean samples flagged",
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Judged:
-    """The holdout after it was judged.
-
-    Attributes:
-        share: float32 [m], share of suspects among the nearest training rows of the same label.
-        suspect: bool [m].
-        counted: bool [m], the rows that figures are measured on.
-        warmup_acc: Accuracy of the warm-up model on them.
-        changed_seen: As from ``holdout.changed_labels_seen``.
-        where: Which rows figures are measured on, in words.
-    """
-
-    share: npt.NDArray[np.float32]
-    suspect: npt.NDArray[np.bool_]
-    counted: npt.NDArray[np.bool_]
-    warmup_acc: float
-    changed_seen: float | None
-    where: str
 
 
 def run_stage(
@@ -83,10 +60,10 @@ def run_stage(
         holdout, train = read_rows(run, "holdout"), read_rows(run, "train")
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
         split = _read_split(run)
-        planted = _told(run, "canary")
+        planted = told(run, "canary")
         # The planted trigger too: a holdout row that is next to canaries is next to no poison.
         unplanted = canary.without_canaries(split, planted) if planted else split
-        judged = _judge(run, config, train, holdout, unplanted, planted)
+        judged = judge_holdout(run, config, train, holdout, unplanted, planted)
         metrics, right = _model_figures(run, config, holdout, judged)
         facts = _facts(run)
         if planted:
@@ -114,64 +91,6 @@ def _read_split(run: StageRun) -> pa.Table:
     return run.read_table("finetune", "split", split_spec(run.parents["finetune"].manifest.facts["signals"]))
 
 
-def _told(run: StageRun, name: str) -> dict[str, Any]:
-    """What ingest tells evaluate alone of the ``attack`` it injected or the ``canary`` it planted; empty without."""
-    told: dict[str, Any] = run.parents["truth"].manifest.facts.get(name, {}) if "truth" in run.parents else {}
-    return told
-
-
-def _flagged(split: pa.Table) -> npt.NDArray[np.bool_]:
-    return np.isin(np.array(split["assignment"].to_pylist()), FLAGGED)
-
-
-def _judge(
-    run: StageRun, config: EvaluateConfig, train: Rows, holdout: Rows, split: pa.Table, planted: Mapping[str, Any]
-) -> _Judged:
-    """Carries the verdict on the training rows over to the holdout, and publishes it."""
-    import torch
-
-    from components.common.learning.devices import pick_device
-    from components.common.learning.scoring import penultimate_features, predict
-    from components.common.runs.inputs import read_model
-    from components.evaluate.holdout import changed_labels_seen, suspect_share
-
-    model, _ = read_model(run, "warmup", "model", pick_device())
-    flagged = torch.from_numpy(_flagged(split))
-    near = penultimate_features(model, train.images, config.batch_size)
-    mine = penultimate_features(model, holdout.images, config.batch_size)
-    # Canaries are of no class: their images are changed, and so are their labels.
-    own = torch.from_numpy(~canary.is_canary(planted or None, len(train.labels)))
-    share = suspect_share(near[own], train.labels[own], flagged[own], mine, holdout.labels)
-    suspect = share > 0.5
-    trusted = own & ~flagged
-    changed = changed_labels_seen(near[trusted], train.labels[trusted], mine[~suspect], holdout.labels[~suspect])
-    counted, where = ~suspect, f"the {int((~suspect).sum())} trusted rows of a holdout of {len(suspect)}"
-    if suspect.any():
-        where += f" ({int(suspect.sum())} suspects left out)"
-    if _told(run, "attack"):
-        # What this run injects itself it injects into training rows: of the holdout the truth is known.
-        counted, where = torch.ones_like(suspect), f"all {len(suspect)} holdout rows, into which nothing was injected"
-    guessed = predict(model, holdout.images[counted], config.batch_size).argmax(dim=1)
-    right = guessed == holdout.labels[counted]
-    table = pa.table(
-        {
-            "sample_id": holdout.ids,
-            "assignment": pa.array(["suspect" if one else "clean" for one in suspect.tolist()], pa.string()),
-            "suspicion": share.numpy(),
-        },
-        schema=JUDGED_HOLDOUT.schema,
-    )
-    run.add_table("judged_holdout", table, JUDGED_HOLDOUT, ids=holdout.ids)
-    return _Judged(
-        share=share.numpy(),
-        suspect=suspect.numpy(),
-        counted=counted.numpy(),
-        warmup_acc=float(right.float().mean()) if len(right) else 0.0,
-        changed_seen=changed,
-        where=where,
-    )
-
-
 def _truth(run: StageRun) -> pa.Table | None:
     # Of what others put into a drop there is no truth, with canaries neither.
     if "truth" not in run.parents or "poison_truth" not in run.parents["truth"].manifest.objects:
@@ -180,7 +99,7 @@ def _truth(run: StageRun) -> pa.Table | None:
 
 
 def _canary_figures(
-    run: StageRun, record: dict[str, Any], split: pa.Table, holdout: Rows, judged: _Judged
+    run: StageRun, record: dict[str, Any], split: pa.Table, holdout: Rows, judged: Judged
 ) -> dict[str, Any]:
     from components.common.learning.devices import pick_device
     from components.common.runs.inputs import read_model
@@ -195,14 +114,14 @@ def _canary_figures(
 
 
 def _model_figures(
-    run: StageRun, config: EvaluateConfig, holdout: Rows, judged: _Judged
+    run: StageRun, config: EvaluateConfig, holdout: Rows, judged: Judged
 ) -> tuple[dict[str, float], npt.NDArray[np.bool_]]:
     """Figures of the models on the rows that count, and which holdout rows the defended one gets right, bool [m]."""
     from components.common.learning.devices import pick_device
     from components.common.runs.inputs import read_model
     from components.evaluate.algorithm import accuracy, attack_success
 
-    attack, record = None, _told(run, "attack")
+    attack, record = None, told(run, "attack")
     if record:
         from components.common.attacks.base import AttackConfig, make_attack
 
@@ -241,7 +160,7 @@ def _classes(
     train: Rows,
     holdout: Rows,
     split: pa.Table,
-    judged: _Judged,
+    judged: Judged,
     right: npt.NDArray[np.bool_],
     planted: Mapping[str, Any],
 ) -> list[ClassFigures]:
@@ -253,7 +172,7 @@ def _classes(
     return class_figures(
         train.class_names,
         train_labels=train.labels.numpy()[own],
-        flagged=_flagged(split)[own],
+        flagged=flagged(split)[own],
         holdout_labels=holdout.labels.numpy(),
         trusted=judged.counted,
         right=right,
@@ -265,17 +184,18 @@ def _classes(
 def _verdict(
     run: StageRun,
     classes: list[ClassFigures],
-    judged: _Judged,
+    judged: Judged,
     split: pa.Table,
     train: Rows,
     holdout: Rows,
     caught: Mapping[str, Any],
 ) -> Verdict:
+    from components.evaluate.classes import expected_suspects
     from components.evaluate.verdict import INCONCLUSIVE, Observed, conclude
 
     unlearn = run.parents["unlearn"].manifest.facts
     found, reason = str(unlearn["verdict"]), str(unlearn.get("reason", ""))
-    planted = _told(run, "canary")
+    planted = told(run, "canary")
     if planted:
         alone = canary.verdict_without(planted, found, split["assignment"].to_pylist(), train.labels.numpy())
         # What the stage says of a find that was the planted trigger says nothing of the data.
@@ -287,6 +207,8 @@ def _verdict(
             reason=reason,
             samples={one.name: one.train for one in classes},
             holdout=len(holdout.labels),
+            holdout_suspects=int(judged.suspect.sum()),
+            holdout_expected=expected_suspects(classes),
             warmup_acc=judged.warmup_acc,
             chance=float(counts.max() / max(1, counts.sum())),
             probes=len(unlearn["probes"]),
@@ -298,8 +220,14 @@ def _verdict(
     )
 
 
-def _holdout_figures(judged: _Judged, classes: list[ClassFigures]) -> dict[str, float]:
-    figures = {"holdout_suspects": float(judged.suspect.sum()), "holdout_measured": float(judged.counted.sum())}
+def _holdout_figures(judged: Judged, classes: list[ClassFigures]) -> dict[str, float]:
+    from components.evaluate.classes import expected_suspects
+
+    figures = {
+        "holdout_suspects": float(judged.suspect.sum()),
+        "holdout_expected_suspects": expected_suspects(classes),
+        "holdout_measured": float(judged.counted.sum()),
+    }
     recalls = [one.recall for one in classes if one.recall is not None]
     if recalls:
         figures["worst_class_recall"] = min(recalls)
@@ -309,8 +237,8 @@ def _holdout_figures(judged: _Judged, classes: list[ClassFigures]) -> dict[str, 
 def _split_figures(split: pa.Table, truth: pa.Table | None) -> dict[str, float]:
     from components.evaluate.algorithm import area_under_roc, true_positive_rate
 
-    flagged = _flagged(split)
-    figures: dict[str, float] = {"suspects": float(flagged.sum())}
+    bad = flagged(split)
+    figures: dict[str, float] = {"suspects": float(bad.sum())}
     if truth is None:
         return figures
     # The truth covers the whole index, the split its training rows, which stand first.
@@ -318,9 +246,9 @@ def _split_figures(split: pa.Table, truth: pa.Table | None) -> dict[str, float]:
     scores = split["suspicion"].to_numpy()
     area, rate = area_under_roc(scores, poisoned), true_positive_rate(scores, poisoned, 0.01)
     if area is not None and rate is not None:
-        figures |= {"auroc": area, "tpr_at_1pct_fpr": rate, "flagged_poisoned": float(flagged[poisoned].mean())}
+        figures |= {"auroc": area, "tpr_at_1pct_fpr": rate, "flagged_poisoned": float(bad[poisoned].mean())}
     if not poisoned.all():
-        figures["flagged_clean"] = float(flagged[~poisoned].mean())
+        figures["flagged_clean"] = float(bad[~poisoned].mean())
     return figures
 
 
@@ -372,7 +300,7 @@ def _report(
         verdict=facts["verdict"],
         models=models,
         found={text: metrics[name] for name, text in _FOUND.items() if name in metrics},
-        attack=_told(run, "attack"),
+        attack=told(run, "attack"),
         canary=facts.get("canary", {}),
         probes=facts["probes"],
         mixed_classes=facts["mixed_classes"],
@@ -388,7 +316,7 @@ def _suspects(
     run: StageRun,
     config: EvaluateConfig,
     split: pa.Table,
-    judged: _Judged,
+    judged: Judged,
     index: pa.Table,
     rows_of: tuple[Rows, Rows],
 ) -> list[Any]:
@@ -412,7 +340,7 @@ def _suspects(
         predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
     suspects = suspects_table(whole, index, rows, predicted, names, location)
     # The images that canaries replaced have not been judged by anybody.
-    unjudged = np.array(_told(run, "canary").get("rows", []), dtype=np.int64)
+    unjudged = np.array(told(run, "canary").get("rows", []), dtype=np.int64)
     cleaned = cleaned_table(index, np.concatenate([rows, unjudged]), names, location)
     for name, table, spec in (("suspects", suspects, SUSPECTS), ("cleaned_index", cleaned, CLEANED_INDEX)):
         run.add_table(name, table, spec)

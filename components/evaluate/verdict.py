@@ -49,6 +49,8 @@ class Observed:
         reason: The unlearn stage's reason, one sentence or empty.
         samples: Training samples per class, by class name.
         holdout: Holdout rows.
+        holdout_suspects: Those of them that are suspects.
+        holdout_expected: How many would be, by the share of suspects in the training rows of their class.
         warmup_acc: Accuracy of the warm-up model on the trusted holdout rows, in [0, 1].
         chance: Accuracy of guessing the most frequent class there, in [0, 1].
         probes: Times that something was forgotten to see what moves.
@@ -62,6 +64,8 @@ class Observed:
     reason: str
     samples: Mapping[str, int]
     holdout: int
+    holdout_suspects: int
+    holdout_expected: float
     warmup_acc: float
     chance: float
     probes: int
@@ -149,6 +153,11 @@ def _checked(seen: Observed) -> str:
         f"{sum(counts)} training and {seen.holdout} holdout images of {len(counts)} classes (smallest {min(counts)}, "
         f"largest {max(counts)}) were judged, with {seen.probes} forgettings."
     ]
+    if seen.holdout_suspects or seen.holdout_expected >= 1.0:
+        said.append(
+            f"{seen.holdout_suspects} holdout images are suspects; if they were drawn as the training images were, "
+            f"{seen.holdout_expected:.0f} are expected."
+        )
     if seen.changed_seen is not None:
         said.append(
             f"Of labels changed for a test in the holdout, {_percent(seen.changed_seen)} would stand out at one false "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluate.classes import MAX_LOST, class_figures
+from components.evaluate.classes import MAX_LOST, class_figures, expected_suspects
 from components.evaluate.verdict import (
     INCONCLUSIVE,
     LABEL_ERRORS,
@@ -29,6 +29,8 @@ def observed(**changes: Any) -> Observed:
         reason="",
         samples={"bird": 790, "ship": 812},
         holdout=400,
+        holdout_suspects=0,
+        holdout_expected=0.0,
         warmup_acc=0.8,
         chance=0.5,
         probes=12,
@@ -85,6 +87,9 @@ def test_every_verdict_says_what_was_checked_and_how_little_would_have_been_seen
     assert "71.0 % would stand out at one false alarm in twenty" in caught
     assert "Of 160 samples (10.0 %) with a planted patch, 95.0 % were caught" in caught
     assert "a rarer or subtler trigger perhaps not" in caught
+    assert "are suspects" not in caught
+    poisoned = conclude(observed(found=POISON, holdout_suspects=22, holdout_expected=24.4)).checked
+    assert "22 holdout images are suspects; if they were drawn as the training images were, 24 are expected" in poisoned
     missed = conclude(observed(canary={**CANARY, "caught": 0.1})).checked
     assert "a small patch at that share can be there unseen" in missed
     assert "No trigger was planted" in conclude(observed(canary={})).checked
@@ -135,6 +140,7 @@ def test_the_figures_of_a_class_are_of_its_own_rows() -> None:
     assert (bird.train, bird.suspects, bird.lost_share, bird.holdout, bird.trusted) == (100, 10, 0.1, 20, 19)
     assert bird.recall == pytest.approx(15 / 19, abs=1e-4)
     assert (ship.suspects, ship.recall) == (0, 1.0)
+    assert expected_suspects([bird, ship]) == pytest.approx(2.0)
     assert set(bird.as_fact()) == {
         *("name", "train", "suspects", "lost_share", "holdout", "trusted", "recall", "finding", "reason"),
     }
