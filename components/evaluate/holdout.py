@@ -14,8 +14,8 @@ from torch import Tensor
 
 __all__ = ["changed_labels_seen", "suspect_share"]
 
-# Few, for the suspects of a class may be few: of 28 poisoned digits 5 found all, 15 all but one and 31 three quarters, and
-# on CIFAR-10 it is no different (docs/LOG.md).
+# Few, for the suspects of a class may be few: of 28 poisoned digits 5 found all, 15 all but one and 31 three quarters
+# (docs/LOG.md).
 _NEIGHBOURS = 5
 _WIDE_NEIGHBOURS = 100
 _FALSE_ALARMS = 0.05

@@ -18,7 +18,7 @@ from components.common.tables.tables import FLAGGED, JUDGED_HOLDOUT
 if TYPE_CHECKING:
     from components.common.runs.inputs import Rows
 
-__all__ = ["Judged", "flagged", "judge_holdout", "told"]
+__all__ = ["Judged", "flagged", "judge_holdout", "withheld"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +42,7 @@ class Judged:
     where: str
 
 
-def told(run: StageRun, name: str) -> dict[str, Any]:
+def withheld(run: StageRun, name: str) -> dict[str, Any]:
     """What ingest tells evaluate alone of the ``attack`` it injected or the ``canary`` it planted; empty without."""
     facts: dict[str, Any] = run.parents["truth"].manifest.facts.get(name, {}) if "truth" in run.parents else {}
     return facts
@@ -77,7 +77,7 @@ def judge_holdout(
     counted, where = ~suspect, f"the {int((~suspect).sum())} trusted rows of a holdout of {len(suspect)}"
     if suspect.any():
         where += f" ({int(suspect.sum())} suspects left out)"
-    if told(run, "attack"):
+    if withheld(run, "attack"):
         # What this run injects itself it injects into training rows: of the holdout the truth is known.
         counted, where = torch.ones_like(suspect), f"all {len(suspect)} holdout rows, into which nothing was injected"
     guessed = predict(model, holdout.images[counted], config.batch_size).argmax(dim=1)

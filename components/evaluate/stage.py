@@ -19,7 +19,7 @@ from components.common.tables.tables import (
     SUSPECTS,
     split_spec,
 )
-from components.evaluate.judging import Judged, flagged, judge_holdout, told
+from components.evaluate.judging import Judged, flagged, judge_holdout, withheld
 from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def run_stage(
         holdout, train = read_rows(run, "holdout"), read_rows(run, "train")
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
         split = _read_split(run)
-        planted = told(run, "canary")
+        planted = withheld(run, "canary")
         # The planted trigger too: a holdout row that is next to canaries is next to no poison.
         unplanted = canary.without_canaries(split, planted) if planted else split
         judged = judge_holdout(run, config, train, holdout, unplanted, planted)
@@ -68,7 +68,7 @@ def run_stage(
         facts = _facts(run)
         if planted:
             facts["canary"] = _canary_figures(run, planted, split, holdout, judged)
-        classes = _classes(run, train, holdout, unplanted, judged, right, planted)
+        classes = _classes(run, train, holdout, split, judged, right)
         verdict = _verdict(run, classes, judged, split, train, holdout, facts.get("canary", {}))
         facts |= {
             "verdict": verdict.verdict,
@@ -121,7 +121,7 @@ def _model_figures(
     from components.common.runs.inputs import read_model
     from components.evaluate.algorithm import accuracy, attack_success
 
-    attack, record = None, told(run, "attack")
+    attack, record = None, withheld(run, "attack")
     if record:
         from components.common.attacks.base import AttackConfig, make_attack
 
@@ -162,13 +162,21 @@ def _classes(
     split: pa.Table,
     judged: Judged,
     right: npt.NDArray[np.bool_],
-    planted: Mapping[str, Any],
 ) -> list[ClassFigures]:
     from components.evaluate.classes import class_figures
 
+    planted = withheld(run, "canary")
     own = ~canary.is_canary(planted or None, len(train.labels))
     unlearn = run.parents["unlearn"].manifest.facts
     found = {str(one["label"]): (str(one["finding"]), str(one["reason"])) for one in unlearn.get("classes", ())}
+    evident = {str(probe["label"]) for probe in unlearn["probes"] if probe["accepted"]}
+    if planted:
+        bad, mine = flagged(split), train.labels.numpy() == planted["label"]
+        if (bad & ~own).sum() >= (bad & own & mine).sum():
+            # What was found of that class is the planted trigger: as for the verdict, see ``canary.verdict_without``.
+            name = train.class_names[planted["label"]]
+            evident.discard(name)
+            found.pop(name, None)
     return class_figures(
         train.class_names,
         train_labels=train.labels.numpy()[own],
@@ -176,7 +184,7 @@ def _classes(
         holdout_labels=holdout.labels.numpy(),
         trusted=judged.counted,
         right=right,
-        evident=[str(probe["label"]) for probe in unlearn["probes"] if probe["accepted"]],
+        evident=sorted(evident),
         found=found,
     )
 
@@ -195,7 +203,7 @@ def _verdict(
 
     unlearn = run.parents["unlearn"].manifest.facts
     found, reason = str(unlearn["verdict"]), str(unlearn.get("reason", ""))
-    planted = told(run, "canary")
+    planted = withheld(run, "canary")
     if planted:
         alone = canary.verdict_without(planted, found, split["assignment"].to_pylist(), train.labels.numpy())
         # What the stage says of a find that was the planted trigger says nothing of the data.
@@ -300,7 +308,7 @@ def _report(
         verdict=facts["verdict"],
         models=models,
         found={text: metrics[name] for name, text in _FOUND.items() if name in metrics},
-        attack=told(run, "attack"),
+        attack=withheld(run, "attack"),
         canary=facts.get("canary", {}),
         probes=facts["probes"],
         mixed_classes=facts["mixed_classes"],
@@ -340,7 +348,7 @@ def _suspects(
         predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
     suspects = suspects_table(whole, index, rows, predicted, names, location)
     # The images that canaries replaced have not been judged by anybody.
-    unjudged = np.array(told(run, "canary").get("rows", []), dtype=np.int64)
+    unjudged = np.array(withheld(run, "canary").get("rows", []), dtype=np.int64)
     cleaned = cleaned_table(index, np.concatenate([rows, unjudged]), names, location)
     for name, table, spec in (("suspects", suspects, SUSPECTS), ("cleaned_index", cleaned, CLEANED_INDEX)):
         run.add_table(name, table, spec)
