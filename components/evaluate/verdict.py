@@ -32,9 +32,9 @@ VERDICTS = (POISON, LABEL_ERRORS, NO_POISON, INCONCLUSIVE)
 # A proposal holds some 2 % of the training set; of a class with fewer samples than this it is a handful, and the
 # scatter of a handful is all that could be seen.
 _LEAST_SAMPLES = 50
-# What the warm-up model knows beyond guessing, as a share of what there is to know: .50 on 10,000 images of CIFAR-10,
-# of which poison was told, and .2 to .3 on 2,000, of which it was not (docs/LOG.md).
-_LEAST_SKILL = 0.35
+# What the warm-up model knows beyond guessing, as a share of what there is to know: .46 to .50 on 10,000 images of
+# CIFAR-10, of which poison was told, and .35 on 2,000, of which it was not (docs/LOG.md).
+_LEAST_SKILL = 0.4
 # As the gates of a promotion have them: see ``PromoteConfig``.
 _LEAST_CAUGHT = 0.8
 _MOST_FIRED = 0.1

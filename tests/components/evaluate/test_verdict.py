@@ -54,7 +54,7 @@ def test_where_nothing_speaks_against_it_the_finding_is_the_verdict(found: str) 
     ("changes", "reason"),
     [
         ({"samples": {"bird": 23, "ship": 812}}, "Class bird has 23 training samples"),
-        ({"warmup_acc": 0.66}, "The warm-up model gets 66.0 %"),
+        ({"warmup_acc": 0.69}, "The warm-up model gets 69.0 %"),
         ({"rolled_back": True}, "was undone"),
         ({"canary": {**CANARY, "caught": 0.79}}, "Of 160 samples with a planted trigger 79.0 % were caught"),
         ({"canary": {**CANARY, "fired": 0.98}}, "The model takes 98.0 % of the images with the planted"),
