@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.verdict import INCONCLUSIVE, NO_POISON, POISON
+from components.common.contracts.verdicts import INCONCLUSIVE, NO_POISON, POISON
 
 __all__ = ["MAX_LOST", "ClassFigures", "class_figures", "expected_suspects"]
 
@@ -30,7 +30,7 @@ class ClassFigures:
         holdout: Holdout rows.
         trusted: Those of them that figures are measured on.
         recall: Share of the trusted rows that the defended model gets right, in [0, 1]; None without any.
-        finding: One of ``verdict.VERDICTS``; ``inconclusive`` for a class that cannot be judged.
+        finding: One of ``contracts.verdicts.VERDICTS``; ``inconclusive`` for a class that cannot be judged.
         reason: Why, in a sentence; may be empty.
     """
 

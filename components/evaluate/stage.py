@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from components.common.attacks import canary
 from components.common.contracts.configs import EvaluateConfig
+from components.common.contracts.verdicts import INCONCLUSIVE
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import (
     CLEANED_INDEX,
@@ -199,7 +200,7 @@ def _verdict(
     caught: Mapping[str, Any],
 ) -> Verdict:
     from components.evaluate.classes import expected_suspects
-    from components.evaluate.verdict import INCONCLUSIVE, Observed, conclude
+    from components.evaluate.verdict import Observed, conclude
 
     unlearn = run.parents["unlearn"].manifest.facts
     found, reason = str(unlearn["verdict"]), str(unlearn.get("reason", ""))

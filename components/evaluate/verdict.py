@@ -10,24 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "INCONCLUSIVE",
-    "LABEL_ERRORS",
-    "NO_POISON",
-    "POISON",
-    "VERDICTS",
-    "Observed",
-    "Verdict",
-    "conclude",
-    "skill",
-]
+from components.common.contracts.verdicts import INCONCLUSIVE, LABEL_ERRORS, NO_POISON, POISON
 
-POISON = "poison found"
-LABEL_ERRORS = "label errors found"
-NO_POISON = "no poison found"
-INCONCLUSIVE = "inconclusive"
-VERDICTS = (POISON, LABEL_ERRORS, NO_POISON, INCONCLUSIVE)
-"""All that a run or a class can be called."""
+__all__ = ["Observed", "Verdict", "conclude", "skill"]
 
 # A proposal holds some 2 % of the training set; of a class with fewer samples than this it is a handful, and the
 # scatter of a handful is all that could be seen.

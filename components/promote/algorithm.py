@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.common.contracts.configs import PromoteConfig
+from components.common.contracts.verdicts import INCONCLUSIVE, VERDICTS
 from components.common.retraining.records import Gate
 
 __all__ = ["ClassRecall", "Evidence", "Measured", "gates"]
 
-INCONCLUSIVE = "inconclusive"
 _CONFIDENCE = 1.645
 """Standard deviations of sampling noise that one side of a comparison may carry: 95 % of a normal distribution."""
 _FEWEST = 5
@@ -134,7 +134,7 @@ def gates(evidence: Evidence, config: PromoteConfig) -> list[Gate]:
         ),
         Gate(
             name="verdict",
-            passed=evidence.verdict not in (None, "", INCONCLUSIVE),
+            passed=evidence.verdict in VERDICTS and evidence.verdict != INCONCLUSIVE,
             expected="a verdict on the data that is not inconclusive",
             found=f"{evidence.verdict}{': ' if evidence.reason else ''}{evidence.reason}",
         ),

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.common.contracts.errors import ConfigError, ContractError
+from components.common.contracts.verdicts import INCONCLUSIVE
 from components.common.retraining.pinned import pinned_of, read_pinned
 from components.common.retraining.records import Champion
 from components.common.runs.artifacts import ObjectRef, StageManifest, digest_of
@@ -21,7 +22,7 @@ from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import JUDGED_HOLDOUT, SAMPLE_INDEX
-from components.promote.algorithm import INCONCLUSIVE, ClassRecall, Evidence, Measured
+from components.promote.algorithm import ClassRecall, Evidence, Measured
 
 if TYPE_CHECKING:
     from components.promote.compare import Model

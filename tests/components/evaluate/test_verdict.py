@@ -8,17 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.common.contracts.verdicts import INCONCLUSIVE, LABEL_ERRORS, NO_POISON, POISON, VERDICTS
 from components.evaluate.classes import MAX_LOST, class_figures, expected_suspects
-from components.evaluate.verdict import (
-    INCONCLUSIVE,
-    LABEL_ERRORS,
-    NO_POISON,
-    POISON,
-    VERDICTS,
-    Observed,
-    conclude,
-    skill,
-)
+from components.evaluate.verdict import Observed, conclude, skill
 
 CANARY = {"planted": 160, "caught": 0.95, "fired": 0.01, "label": "ship"}
 

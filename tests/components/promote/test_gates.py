@@ -51,6 +51,7 @@ def lost(found: Evidence, **limits: Any) -> list[str]:
         (evidence(verdict="label errors found"), []),
         (evidence(verdict="inconclusive", reason="Because."), ["verdict"]),
         (evidence(verdict=None), ["verdict"]),
+        (evidence(verdict="perhaps"), ["verdict"]),
         (evidence(suspect_share=0.31), ["suspects"]),
         (evidence(unjudged=["bird"]), ["classes"]),
         (evidence(canary=None), ["canary"]),
