@@ -105,6 +105,13 @@ def read_evidence(store: Store, candidate: Candidate, champion: Champion | None)
         StorageError: The store cannot serve.
     """
     facts = candidate.evaluation.facts
+    if "classes" not in facts:
+        raise ContractError(
+            candidate.record.evaluation_uri,
+            expected="figures of every class",
+            found="the result of an earlier version, which had none",
+            hint="Train again under a new run id.",
+        )
     pinned = pinned_of(store, candidate.record.name)
     if champion is None and pinned is None:
         newest, fixed = _as_evaluated(facts), None
@@ -162,7 +169,7 @@ def _rows(store: Store, candidate: Candidate, rival: Candidate | None) -> tuple[
     """The holdout rows that count, as positions in the index, and which these are in words."""
     judged = _table(store, candidate.evaluation.object("judged_holdout", "the evaluate stage"), JUDGED_HOLDOUT)
     trusted = judged["sample_id"].to_numpy()[pc.equal(judged["assignment"], "clean").to_numpy(zero_copy_only=False)]
-    where = str(candidate.evaluation.facts["acc_measured_on"])
+    where = f"the {len(trusted)} trusted rows of the run's holdout of {judged.num_rows}"
     if rival is None:
         return where, trusted
     known = rival.index.filter(pc.equal(rival.index["subset"], "train"))["digest"].combine_chunks()

@@ -157,7 +157,7 @@ def test_both_models_are_measured_on_the_same_trusted_rows(store: Store) -> None
     finish_run(store, "run-2", suspects=60, seed=2)
     gate = promoted(store, "run-2").gates[0]
     assert gate["found"] == "100.0 % of 40; champion 1 50.0 %, a difference of +50.0 points"
-    assert "the 40 trusted rows of a holdout of 100" in gate["expected"]
+    assert "the 40 trusted rows of the run's holdout of 100" in gate["expected"]
 
 
 def test_classes_are_compared_by_name_whatever_their_numbers(store: Store) -> None:
@@ -196,6 +196,14 @@ def test_rows_that_the_champion_was_trained_on_do_not_count(store: Store) -> Non
     found = read_evidence(store, mine, replace(other.record, number=1)).newest
     assert found.rows == 58
     assert found.where.endswith("less 42 that the champion was trained on")
+
+
+def test_a_run_of_an_earlier_version_is_refused_and_not_guessed_at(store: Store) -> None:
+    finish_run(store, "run-1")
+    uri = join(store.root, "runs", "run-1", "evaluate", "manifest.json")
+    store.put(uri, store.get(uri).replace(b'"classes":', b'"other":'))
+    with pytest.raises(ContractError, match="the result of an earlier version"):
+        promoted(store, "run-1")
 
 
 def put_pinned(folder: Path, *, wrong: bool = False) -> Path:
