@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.common.attacks import canary
-from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import StageRun
 from components.common.tables.tables import FLAGGED, JUDGED_HOLDOUT
+from components.evaluate.config import EvaluateConfig
 
 if TYPE_CHECKING:
     from components.common.runs.inputs import Rows

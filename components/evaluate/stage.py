@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,16 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from components.common.attacks import canary
-from components.common.contracts.configs import EvaluateConfig
 from components.common.contracts.verdicts import INCONCLUSIVE
 from components.common.runs.lifecycle import Published, StageRun
-from components.common.tables.tables import (
-    CLEANED_INDEX,
-    POISON_TRUTH,
-    SAMPLE_INDEX,
-    SUSPECTS,
-    split_spec,
-)
+from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
+from components.evaluate.config import EvaluateConfig
 from components.evaluate.judging import Judged, flagged, judge_holdout, withheld
 from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
 
@@ -42,11 +37,11 @@ _FOUND = {
 
 def run_stage(
     config: EvaluateConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]
-) -> tuple[Published, bytes]:
+) -> Published:
     """Runs the stage.
 
     Returns:
-        The published result, and the report as HTML.
+        The published result with the report, an HTML page, among its files.
 
     Raises:
         UntaintError: An input breaks its contract, or the store fails.
@@ -55,7 +50,7 @@ def run_stage(
         done = run.finished()
         if done is not None:
             ref = done.manifest.object("report", done.uri)
-            return done, run.store.get(ref.uri, ref.sha256)
+            return replace(done, files={"report": run.store.get(ref.uri, ref.sha256)})
         from components.common.runs.inputs import read_rows
 
         holdout, train = read_rows(run, "holdout"), read_rows(run, "train")
@@ -84,7 +79,7 @@ def run_stage(
         suspects = _suspects(run, config, unplanted, judged, index, (train, holdout))
         page = render(_report(run, unplanted, metrics, facts, suspects))
         run.add_bytes("report", page, suffix=".html", kind="document")
-        return run.publish(facts, metrics), page
+        return replace(run.publish(facts, metrics), files={"report": page})
 
 
 def _read_split(run: StageRun) -> pa.Table:
@@ -332,6 +327,7 @@ def _suspects(
     """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
     import torch
 
+    from components.common.learning.devices import pick_device
     from components.common.learning.scoring import predict
     from components.common.runs.inputs import read_model
     from components.evaluate.report import SuspectRow, picture
@@ -345,7 +341,7 @@ def _suspects(
     if len(rows):
         first = len(rows_of[0].labels)
         images = torch.stack([rows_of[row >= first].images[row - first * (row >= first)] for row in rows.tolist()])
-        model, _ = read_model(run, "finetune", "model")
+        model, _ = read_model(run, "finetune", "model", pick_device())
         predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
     suspects = suspects_table(whole, index, rows, predicted, names, location)
     # The images that canaries replaced have not been judged by anybody.

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.contracts.configs import PromoteConfig
 from components.common.contracts.verdicts import INCONCLUSIVE, VERDICTS
 from components.common.retraining.records import Gate
+from components.promote.config import PromoteConfig
 
 __all__ = ["ClassRecall", "Evidence", "Measured", "gates"]
 

@@ -30,30 +30,14 @@ from components.common.retraining.records import (
     Claim,
     Search,
     Terms,
-    content_digest,
+    drop_digest,
 )
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 
-__all__ = ["checked_run_id", "claim_next", "complete", "model_uri", "reopen", "require_held"]
+__all__ = ["claim_next", "complete", "model_uri", "reopen", "require_held"]
 
 logger = logging.getLogger(__name__)
-
-
-def checked_run_id(run_id: str) -> str:
-    """A run id as it came, if it can be one.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if not run_id or not all(c.isalnum() or c in "-_." for c in run_id) or run_id.startswith("."):
-        raise ConfigError(
-            "run_id",
-            expected="letters, digits, '-', '_' and '.', not starting with a dot",
-            found=repr(run_id[:80]),
-            hint="Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone.",
-        )
-    return run_id
 
 
 def model_uri(root: str, name: str) -> str:
@@ -155,7 +139,7 @@ def reopen(store: Store, name: str, drop_uri: str) -> Claim:
     if drop is None:
         raise _not_reopened(uri, "a drop with its _READY.json", "none", "Check the address.")
     base = model_uri(store.root, name)
-    content = content_digest(read_ready(store, drop))
+    content = drop_digest(read_ready(store, drop))
     found = store.find(_claim_uri(base, content))
     if found is None:
         raise _not_reopened(uri, f"a drop that was trained for model {name}", "one that never was", "Check --name.")
@@ -179,7 +163,7 @@ def _not_reopened(uri: str, expected: str, found: str, hint: str) -> ConfigError
 def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | None, str]:
     """A claim on that drop, or why there is none."""
     files = read_ready(store, drop)
-    content = content_digest(files)
+    content = drop_digest(files)
     uri = _claim_uri(base, content)
     wanted = Claim(
         content=content,

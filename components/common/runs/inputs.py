@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -86,10 +87,19 @@ def add_model(run: StageRun, name: str, architecture: str, spec: ModelSpec, mode
 
 
 def read_model(run: StageRun, parent: str, name: str, device: torch.device | None = None) -> tuple[nn.Module, str]:
-    """Builds a parent's model with its weights, in evaluation mode, and says which architecture it is."""
-    data, subject = run.read_bytes(parent, name), f"{run.parents[parent].uri}, object {name}"
-    model, _, architecture = load_model(data, subject)
-    return model.to(device or torch.device("cpu")), architecture
+    """A parent's model with its weights, in evaluation mode, and which architecture it is.
+
+    It is read once in the stage's life: who changes it, changes it for every later reader on that device.
+    """
+    place = device or torch.device("cpu")
+
+    def build() -> tuple[nn.Module, str]:
+        subject = f"{run.parents[parent].uri}, object {name}"
+        state = run.once(("state", parent, name), lambda: from_bytes(run.read_bytes(parent, name), subject=subject))
+        model, _, architecture = _built(state)
+        return model.to(place), architecture
+
+    return run.once(("model", parent, name, str(place)), build)
 
 
 def load_model(data: bytes, subject: str) -> tuple[nn.Module, ModelSpec, str]:
@@ -102,7 +112,10 @@ def load_model(data: bytes, subject: str) -> tuple[nn.Module, ModelSpec, str]:
     Raises:
         ContractError: The checkpoint is damaged.
     """
-    state = from_bytes(data, subject=subject)
+    return _built(from_bytes(data, subject=subject))
+
+
+def _built(state: Mapping[str, Any]) -> tuple[nn.Module, ModelSpec, str]:
     kept = state["spec"]
     spec = ModelSpec(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
     model = build_model(state["architecture"], spec)

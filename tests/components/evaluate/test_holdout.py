@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.common.contracts.configs import WarmupConfig
 from components.evaluate.holdout import changed_labels_seen, suspect_share
+from components.warmup.config import WarmupConfig
 
 
 def cloud(centre: tuple[float, float, float], count: int, seed: int) -> Tensor:

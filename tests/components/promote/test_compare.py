@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import PromoteConfig, WarmupConfig
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.evaluate.holdout import suspect_share
 from components.promote.algorithm import Evidence, gates
 from components.promote.compare import Model, measure
+from components.promote.config import PromoteConfig
 from components.warmup.algorithm import TrainingSet, warm_up
+from components.warmup.config import WarmupConfig
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
 FIRST = 1_500

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.common.contracts.configs import PromoteConfig
 from components.promote.algorithm import ClassRecall, Evidence, Measured, gates
+from components.promote.config import PromoteConfig
 
 CANARY = {"planted": 80, "caught": 0.95, "fired": 0.01}
 TEN = [f"class {number}" for number in range(10)]
