@@ -60,6 +60,7 @@ def measure(
     names: npt.NDArray[np.str_],
     candidate: Model,
     champion: Model | None,
+    expected: Sequence[str] = (),
 ) -> Measured:
     """Measures the candidate, and the champion if there is one, on the same rows.
 
@@ -69,13 +70,14 @@ def measure(
         names: [n], the class of each row.
         candidate: The candidate.
         champion: The champion.
+        expected: Classes that must have rows; one without any is counted with none.
     """
     right = candidate.right(images, names) if len(names) else np.zeros(0, dtype=bool)
     before, problem = None, ""
     if champion is not None and not (problem := _problem(champion, images)):
         before = champion.right(images, names)
     classes = []
-    for name in sorted(set(names.tolist())):
+    for name in sorted({*names.tolist(), *expected}):
         rows = names == name
         classes.append(
             ClassRecall(

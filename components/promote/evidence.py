@@ -147,7 +147,7 @@ def _compared(store: Store, candidate: Candidate, champion: Champion | None) -> 
     other = _model(store, rival) if rival else None
     where, rows = _rows(store, candidate, rival)
     images, names = _holdout(store, candidate, rows)
-    newest = measure(where, images, names, mine, other)
+    newest = measure(where, images, names, mine, other, mine.class_names)
     pinned = pinned_of(store, candidate.record.name)
     if pinned is None:
         return newest, None

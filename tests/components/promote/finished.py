@@ -140,7 +140,7 @@ def finish_run(
         "classes": [
             {
                 "name": name, "train": 4, "suspects": 0, "lost_share": 0.0, "holdout": HOLDOUT // 2,
-                "trusted": int((labels == label).sum()), "recall": float(right[labels == label].mean()),
+                "trusted": int((labels == label).sum()), "recall": float(right[labels == label].mean()) if len(right) else None,
                 "finding": "no poison found", "reason": "",
             }
             for label, name in enumerate(names or NAMES)
@@ -150,5 +150,5 @@ def finish_run(
     }  # fmt: skip
     stage(
         "evaluate", {"ingest": ingest, "finetune": finetune}, {"judged_holdout": table(judged, JUDGED_HOLDOUT)},
-        facts=known, metrics={"acc": float(right.mean()), "suspects": 1.0},
+        facts=known, metrics={"acc": float(right.mean()) if len(right) else 0.0, "suspects": 1.0},
     )  # fmt: skip

@@ -28,7 +28,7 @@ from components.promote.config import PromoteConfig
 from components.promote.stage import run_stage
 from pipelines.cli.main import cli
 from pipelines.views.champions import listed, promote, who
-from tests.components.promote.finished import NAMES, finish_run, pictures
+from tests.components.promote.finished import HOLDOUT, NAMES, finish_run, pictures
 
 REPOSITORY = Path(__file__).parents[3]
 PROMOTERS = 16
@@ -158,6 +158,14 @@ def test_both_models_are_measured_on_the_same_trusted_rows(store: Store) -> None
     gate = promoted(store, "run-2").gates[0]
     assert gate["found"] == "100.0 % of 40; champion 1 50.0 %, a difference of +50.0 points"
     assert "the 40 trusted rows of the run's holdout of 100" in gate["expected"]
+
+
+def test_a_class_whose_rows_are_all_suspects_is_not_forgotten(store: Store) -> None:
+    finish_run(store, "run-1")
+    promoted(store, "run-1")
+    finish_run(store, "run-2", suspects=HOLDOUT)
+    with pytest.raises(GateError, match="worst class: bright has 0 rows, too few to tell; dark has 0 rows"):
+        promoted(store, "run-2")
 
 
 def test_classes_are_compared_by_name_whatever_their_numbers(store: Store) -> None:
