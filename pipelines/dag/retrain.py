@@ -14,6 +14,7 @@ from kfp import compiler, dsl
 
 from components.common.retraining.records import CLAIMED
 from components.container import component_of
+from components.ingest.config import CANARY_RATIO
 from pipelines.dag.parameters import INJECTED, RUN, TRAINING, Parameter, declared, defaults_of, parameters_of
 from pipelines.dag.placement import pipeline_config, place
 from pipelines.dag.profiles import Profile
@@ -21,11 +22,9 @@ from pipelines.dag.stages import TASKS
 from pipelines.dag.training import add_task, image_of
 from pipelines.dag.training import build as build_training
 
-__all__ = ["CANARY_RATIO", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
+__all__ = ["PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
 
 PIPELINE_NAME = "untaint-retrain"
-CANARY_RATIO = 0.02
-"""Share of the training set that carries a planted trigger, unless the user says otherwise; 0 plants none."""
 
 _ASKED = ("name", "drops")
 _CLAIM = tuple(one.required() if one.name in _ASKED else one for one in parameters_of([TASKS["claim"]]))
