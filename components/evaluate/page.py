@@ -21,7 +21,7 @@ from components.evaluate.report import MODELS, Card, Figure, Report, Time, rende
 from components.evaluate.summary import ARTIFACTS, ordinary_seconds, summarise, to_json
 from components.evaluate.wording import Found, candidates_of, caveats, colour, detectors, next_steps, sentence
 
-__all__ = ["VIEWS", "Judged", "add_views", "post_summary", "read_views"]
+__all__ = ["VIEWS", "Shown", "add_views", "post_summary", "read_views"]
 
 VIEWS = {"report": ".html", "overview": ".md", "confusion": ".json", "roc": ".json"}
 """What the run graph shows of the stage, by the name of the output, and the suffix of the object."""
@@ -31,7 +31,7 @@ _MEAN_OF, _FEWEST_MEAN = 2_000, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Judged:
+class Shown:
     """What the stage knows when all is measured.
 
     Attributes:
@@ -71,26 +71,24 @@ class Judged:
         return np.array([assignment == "poisoned" for assignment in self.split["assignment"].to_pylist()])
 
 
-def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, bytes]:
+def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, bytes]:
     """Keeps summary, report and what the run graph shows for publishing; adds to the facts what the terminal says.
 
     Args:
         run: The stage, with all other results kept.
-        judged: What is known.
-        facts: The stage's facts; ``sentence``, ``next_steps``, ``caveats``, ``colour`` and ``ordinary`` are added, and
-            ``classes`` where nothing said what was found in each class.
+        shown: What is known.
+        facts: The stage's facts; ``sentence``, ``next_steps``, ``caveats``, ``colour`` and ``ordinary`` are added.
         metrics: The stage's metrics.
 
     Returns:
         The content of the stage's artifacts in the run graph, by the name of the output.
     """
     own = [*facts["stages"], {"stage": "evaluate", "seconds": run.elapsed, "train_seconds": 0.0}]
-    facts.setdefault("classes", _classes(judged))
-    found = _found(judged, facts)
+    found = _found(shown, facts)
     facts["sentence"] = sentence(found)
     facts["colour"] = colour(facts["verdict"], facts)
     facts["next_steps"] = next_steps(found, supported=facts["colour"] == "green")
-    facts["caveats"] = caveats(facts, attacked=bool(judged.attack), truth=judged.poisoned is not None)
+    facts["caveats"] = caveats(facts, attacked=bool(shown.attack))
     parents = {name: parent.manifest for name, parent in run.parents.items()}
     summary = summarise(
         run_id=run.run_id,
@@ -102,12 +100,12 @@ def add_views(run: StageRun, judged: Judged, facts: dict[str, Any], metrics: Map
     )
     epochs = {name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents}
     facts["ordinary"] = list(ordinary_seconds(facts["stages"], epochs))
-    matrix = confusion_matrix(judged.holdout_labels, judged.holdout_predicted, len(judged.class_names))
+    matrix = confusion_matrix(shown.holdout_labels, shown.holdout_predicted, len(shown.class_names))
     files = {
-        "report": render(_report(run, judged, facts, summary)),
+        "report": render(_report(run, shown, facts, summary)),
         "overview": overview(summary, facts),
-        "confusion": confusion_metadata(matrix, judged.class_names),
-        "roc": roc_metadata(_roc(judged)),
+        "confusion": confusion_metadata(matrix, shown.class_names),
+        "roc": roc_metadata(_roc(shown)),
     }
     for name, data in files.items():
         run.add_bytes(name, data, suffix=VIEWS[name], kind="document")
@@ -155,75 +153,57 @@ def _artifacts(run: StageRun) -> dict[str, str]:
     return found
 
 
-def _found(judged: Judged, facts: Mapping[str, Any]) -> Found:
-    flagged, carrying = judged.flagged, judged.carrying
-    targets = dominating(judged.labels[carrying], most=len(judged.class_names), share=0.05)
+def _found(shown: Shown, facts: Mapping[str, Any]) -> Found:
+    flagged, carrying = shown.flagged, shown.carrying
+    targets = dominating(shown.labels[carrying], most=len(shown.class_names), share=0.05)
     return Found(
         verdict=facts["verdict"],
-        total=int((~judged.canaries).sum()),
+        total=int((~shown.canaries).sum()),
         poisoned=int(carrying.sum()),
         suspect=int((flagged & ~carrying).sum()),
-        targets=[judged.class_names[label] for label in targets],
+        targets=[shown.class_names[label] for label in targets],
         mapping=facts["mapping"],
         reason=facts.get("reason") or "",
     )
 
 
-def _classes(judged: Judged) -> list[dict[str, Any]]:
-    """Counts by class, where the facts have none: training images, suspects, holdout images and recall."""
-    k = len(judged.class_names)
-    train, suspects = (np.bincount(labels, minlength=k) for labels in (judged.labels, judged.labels[judged.flagged]))
-    matrix = confusion_matrix(judged.holdout_labels, judged.holdout_predicted, k)
-    held = matrix.sum(axis=1)
-    return [
-        {
-            "name": name,
-            "train": int(train[label]),
-            "suspects": int(suspects[label]),
-            "holdout": int(held[label]),
-            "recall": round(float(matrix[label, label] / held[label]), 5) if held[label] else None,
-        }
-        for label, name in enumerate(judged.class_names)
-    ]
-
-
-def _report(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Mapping[str, Any]) -> Report:
-    flagged = judged.flagged
+def _report(run: StageRun, shown: Shown, facts: Mapping[str, Any], summary: Mapping[str, Any]) -> Report:
+    flagged = shown.flagged
     parents = {name: parent.manifest for name, parent in run.parents.items()}
-    shown = most_suspect(judged.split["suspicion"].to_numpy(), flagged & ~judged.canaries, run.config["shown_suspects"])
-    label = dominating(judged.labels[shown], most=1, share=0.0)[0]
-    clean = least_suspect(judged.split["suspicion"].to_numpy(), flagged | judged.canaries, judged.labels, label, _CLEAN)
-    cards = _cards(judged, np.concatenate([shown, clean]))
-    carrying = int(judged.carrying.sum())
+    first = most_suspect(shown.split["suspicion"].to_numpy(), flagged & ~shown.canaries, run.config["shown_suspects"])
+    label = dominating(shown.labels[first], most=1, share=0.0)[0]
+    clean = least_suspect(shown.split["suspicion"].to_numpy(), flagged | shown.canaries, shown.labels, label, _CLEAN)
+    cards = _cards(shown, np.concatenate([first, clean]))
+    carrying = int(shown.carrying.sum())
     counts = {
-        "kept": int((~flagged & ~judged.canaries).sum()),
+        "kept": int((~flagged & ~shown.canaries).sum()),
         "suspect": int(flagged.sum()) - carrying,
         "poisoned": carrying,
     }
-    if judged.canaries.any():
-        counts["canary, planted by this run"] = int(judged.canaries.sum())
+    if shown.canaries.any():
+        counts["canary, planted by this run"] = int(shown.canaries.sum())
     dataset = str(parents["ingest"].config["dataset"]).removeprefix("drop:")
-    height, width = judged.images.shape[2:]
+    height, width = shown.images.shape[2:]
     return Report(
         summary=summary,
-        title=f"{dataset} · {len(judged.labels):,} training images of {width} × {height}",  # noqa: RUF001
+        title=f"{dataset} · {len(shown.labels):,} training images of {width} × {height}",  # noqa: RUF001
         colour=facts["colour"],
         sentence=facts["sentence"],
         next_steps=facts["next_steps"],
         caveats=facts["caveats"],
-        headline=_headline(summary, judged),
-        charts=_charts(run, judged, facts, summary),
-        suspects=cards[: len(shown)],
-        clean=cards[len(shown) :],
-        gallery_class=judged.class_names[label],
-        differences=_differences(judged),
+        headline=_headline(summary, shown),
+        charts=_charts(run, shown, facts, summary),
+        suspects=cards[: len(first)],
+        clean=cards[len(first) :],
+        gallery_class=shown.class_names[label],
+        differences=_differences(shown),
         classes=facts["classes"],
         detectors=detectors(candidates_of(facts["probes"]), _signals(run), facts["mixed_classes"], facts["mapping"]),
         probes=candidates_of(facts["probes"]),
         times=_times(facts, summary),
         ordinary=(facts["ordinary"][0], facts["ordinary"][1]),
         counts=counts,
-        attack=judged.attack,
+        attack=shown.attack,
         provenance=_provenance(run, summary),
         command=command(parents, run.changed),
         settings={**settings(parents), "evaluate": run.config},
@@ -234,7 +214,7 @@ def _signals(run: StageRun) -> list[str]:
     return list(run.parents["split"].manifest.facts["signals"])
 
 
-def _headline(summary: Mapping[str, Any], judged: Judged) -> list[Figure]:
+def _headline(summary: Mapping[str, Any], shown: Shown) -> list[Figure]:
     final, rival = summary["stages"]["final"], summary["stages"]["undefended"]
 
     def figure(name: str, key: str) -> Figure:
@@ -244,28 +224,28 @@ def _headline(summary: Mapping[str, Any], judged: Judged) -> list[Figure]:
     acc = figure("ACC of the final model", "acc")
     if final["asr"] is not None:
         return [acc, figure("ASR of the final model", "asr")]
-    share = summary["split"]["suspects"] / max(1, len(judged.labels))
+    share = summary["split"]["suspects"] / max(1, len(shown.labels))
     suspects = Figure(
         name="Suspects", value=f"{summary['split']['suspects']:,}", note=f"{100 * share:.1f} % of the training images"
     )
     return [acc, suspects]
 
 
-def _charts(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
-    suspicion, flagged = judged.split["suspicion"].to_numpy()[~judged.canaries], judged.flagged[~judged.canaries]
+def _charts(run: StageRun, shown: Shown, facts: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, str]:
+    suspicion, flagged = shown.split["suspicion"].to_numpy()[~shown.canaries], shown.flagged[~shown.canaries]
     threshold = float(suspicion[flagged].min()) if flagged.any() else None
-    k = len(judged.class_names)
+    k = len(shown.class_names)
     drawn = {
         "stages": charts.stage_chart(
             [(MODELS[model], figures["acc"], figures["asr"]) for model, figures in summary["stages"].items()]
         ),
         "classes": charts.class_chart(
-            judged.class_names,
-            np.bincount(judged.labels[judged.flagged], minlength=k).tolist(),
-            np.bincount(judged.labels, minlength=k).tolist(),
+            shown.class_names,
+            np.bincount(shown.labels[shown.flagged], minlength=k).tolist(),
+            np.bincount(shown.labels, minlength=k).tolist(),
         ),
         "confusion": charts.confusion_chart(
-            confusion_matrix(judged.holdout_labels, judged.holdout_predicted, k), judged.class_names
+            confusion_matrix(shown.holdout_labels, shown.holdout_predicted, k), shown.class_names
         ),
         "time": charts.time_chart(
             [(one.stage, one.train_seconds, one.seconds - one.train_seconds) for one in _times(facts, summary)],
@@ -273,10 +253,10 @@ def _charts(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Ma
         ),
     }
     groups = {"kept": suspicion[~flagged], "suspect": suspicion[flagged]}
-    if judged.poisoned is not None:
-        poisoned = judged.poisoned[~judged.canaries]
+    if shown.poisoned is not None:
+        poisoned = shown.poisoned[~shown.canaries]
         groups = {"clean": suspicion[~poisoned], "poisoned": suspicion[poisoned]}
-        curve = _roc(judged)
+        curve = _roc(shown)
         if curve is not None:
             split = summary["split"]
             drawn["roc"] = charts.roc_chart(curve[:2], split["auroc"], (split["fpr"], split["tpr"]))
@@ -296,33 +276,33 @@ def _charts(run: StageRun, judged: Judged, facts: Mapping[str, Any], summary: Ma
     return drawn
 
 
-def _roc(judged: Judged) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+def _roc(shown: Shown) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
     """The ROC curve of the suspicion against the truth; None where that is not known."""
-    if judged.poisoned is None:
+    if shown.poisoned is None:
         return None
-    own = ~judged.canaries
-    return roc_curve(judged.split["suspicion"].to_numpy()[own], judged.poisoned[own])
+    own = ~shown.canaries
+    return roc_curve(shown.split["suspicion"].to_numpy()[own], shown.poisoned[own])
 
 
-def _cards(judged: Judged, rows: npt.NDArray[np.int64]) -> list[Card]:
-    mine = judged.split.take(pa.array(rows))
-    drawn = pictures([judged.images[row] for row in rows])
+def _cards(shown: Shown, rows: npt.NDArray[np.int64]) -> list[Card]:
+    mine = shown.split.take(pa.array(rows))
+    drawn = pictures([shown.images[row] for row in rows])
     return [
         Card(
             sample_id=int(row),
             picture=data,
-            label=judged.class_names[judged.labels[row]],
-            predicted=judged.class_names[guess],
+            label=shown.class_names[shown.labels[row]],
+            predicted=shown.class_names[guess],
             suspicion=float(suspicion),
             reasons=reasons,
-            key=judged.keys[row],
+            key=shown.keys[row],
             flagged=assignment != "clean",
-            poisoned=None if judged.poisoned is None else bool(judged.poisoned[row]),
+            poisoned=None if shown.poisoned is None else bool(shown.poisoned[row]),
         )
         for row, data, guess, suspicion, reasons, assignment in zip(
             rows,
             drawn,
-            judged.predict(rows),
+            shown.predict(rows),
             mine["suspicion"].to_pylist(),
             mine["reasons"].to_pylist(),
             mine["assignment"].to_pylist(),
@@ -331,14 +311,14 @@ def _cards(judged: Judged, rows: npt.NDArray[np.int64]) -> list[Card]:
     ]
 
 
-def _differences(judged: Judged) -> list[Difference]:
-    flagged, found = judged.flagged, []
-    for label in dominating(judged.labels[flagged]):
-        of_class = (judged.labels == label) & ~judged.canaries
+def _differences(shown: Shown) -> list[Difference]:
+    flagged, found = shown.flagged, []
+    for label in dominating(shown.labels[flagged]):
+        of_class = (shown.labels == label) & ~shown.canaries
         suspects, kept = np.flatnonzero(of_class & flagged), np.flatnonzero(of_class & ~flagged)
         if min(len(suspects), len(kept)) >= _FEWEST_MEAN:
-            name = judged.class_names[label]
-            found.append(difference(name, judged.images[suspects[:_MEAN_OF]], judged.images[kept[:_MEAN_OF]]))
+            name = shown.class_names[label]
+            found.append(difference(name, shown.images[suspects[:_MEAN_OF]], shown.images[kept[:_MEAN_OF]]))
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.common.contracts.verdicts import LABEL_ERRORS, NO_POISON, POISON
 from components.common.signals import SIGNALS
 
 __all__ = [
@@ -32,7 +33,7 @@ class Found:
     """What the split says of the training images; canaries are left out of every count.
 
     Attributes:
-        verdict: ``poison found``, ``label errors found``, ``no poison found`` or ``inconclusive``.
+        verdict: One of ``contracts.verdicts.VERDICTS``.
         total: Training images that were judged.
         poisoned: Those that carry what was found.
         suspect: Those that are less certain.
@@ -111,16 +112,16 @@ def candidates_of(records: Sequence[Mapping[str, Any]]) -> list[Candidate]:
 def sentence(found: Found) -> str:
     """The verdict as a sentence with counts."""
     total, flagged = f"{found.total:,} training images", found.poisoned + found.suspect
-    if found.verdict == "poison found":
+    if found.verdict == POISON:
         if found.mapping and not found.poisoned:
             return f"The labels of {flagged:,} of {total} were changed by a rule from class to class."
         if found.poisoned:
             more = f"; {found.suspect:,} more are suspect" if found.suspect else ""
             return f"{found.poisoned:,} of {total} carry {_trigger(found.targets)}{more}."
         return f"{flagged:,} of {total} look poisoned."
-    if found.verdict == "label errors found":
+    if found.verdict == LABEL_ERRORS:
         return f"{flagged:,} of {total} have labels that do not fit what they show; no trigger was found."
-    if found.verdict == "no poison found":
+    if found.verdict == NO_POISON:
         more = f"; {flagged:,} are worth a look all the same" if flagged else ""
         return f"No poison was found among {total}{more}."
     return f"This run cannot say whether the {total} are poisoned."
@@ -143,18 +144,18 @@ def next_steps(found: Found, *, supported: bool) -> list[str]:
         found: What was found.
         supported: Whether something shows that poison would have been seen.
     """
-    if found.verdict == "poison found":
+    if found.verdict == POISON:
         return [
             "Look at the most suspect images: what they share and the clean ones lack is the trigger.",
             "Do not train on the data as they are. Use the model of this run, or train on the cleaned index.",
             "Find out where these images came from before the next delivery.",
         ]
-    if found.verdict == "label errors found":
+    if found.verdict == LABEL_ERRORS:
         return [
             "Look at the suspects and correct their labels; the reasons say why each was doubted.",
             "Train on the cleaned index until they are corrected.",
         ]
-    if found.verdict == "no poison found":
+    if found.verdict == NO_POISON:
         return [
             "The data can be used; read what limits this."
             if supported
@@ -168,43 +169,38 @@ def next_steps(found: Found, *, supported: bool) -> list[str]:
 
 
 def colour(verdict: str, facts: Mapping[str, Any]) -> str:
-    """``red``, ``amber`` or ``green``; green only where something shows that poison would have been seen.
+    """``red``, ``amber`` or ``green``; green only where a planted trigger was caught, so that poison would have shown.
 
     Args:
         verdict: The verdict.
-        facts: Evaluate's facts; ``checked`` states a detection power, ``canary`` how the planted trigger fared.
+        facts: Evaluate's facts; ``canary`` says how the planted trigger fared.
     """
-    if verdict == "poison found":
+    if verdict == POISON:
         return "red"
-    canary = facts.get("canary") or {}
-    shown = bool(facts.get("checked")) or float(canary.get("caught", 0.0)) >= _CAUGHT
-    return "green" if verdict == "no poison found" and shown else "amber"
+    caught = float((facts.get("canary") or {}).get("caught", 0.0))
+    return "green" if verdict == NO_POISON and caught >= _CAUGHT else "amber"
 
 
-def caveats(facts: Mapping[str, Any], *, attacked: bool, truth: bool, fraction_judged: float = 1.0) -> list[str]:
+def caveats(facts: Mapping[str, Any], *, attacked: bool) -> list[str]:
     """What limits the verdict and the figures of this very run; only what applies.
 
     Args:
         facts: Evaluate's facts.
         attacked: Whether the run injected an attack of its own.
-        truth: Whether it is known which images are poisoned.
-        fraction_judged: Share of the holdout rows on which ACC was measured, in [0, 1].
     """
     said = []
     canary = facts.get("canary") or {}
     if canary:
         said.append(
-            f"A canary was planted on {canary['planted']} training images: {100 * canary['caught']:.1f} % of them were "
-            f"caught, and the final model obeys its trigger on {100 * canary['fired']:.1f} % of the holdout. This "
-            "trigger was tested, no other: a rarer or stealthier one can still pass."
+            f"Of the {canary['planted']} planted images {100 * canary['caught']:.1f} % were caught, and the final "
+            f"model obeys their trigger on {100 * canary['fired']:.1f} % of the holdout. This trigger was tested, no "
+            "other: a rarer or stealthier one can still pass."
         )
         if canary["caught"] < _CAUGHT:
             said.append("The canary was not caught, so that no poison was found says little.")
         said.append("The planted images were not judged themselves and are not in the cleaned index.")
-    elif facts["verdict"] == "no poison found" and not facts.get("checked") and not attacked:
-        said.append(
-            "No canary was planted, so nothing shows that poison would have been seen. Run again with a canary."
-        )
+    elif facts["verdict"] == NO_POISON:
+        said.append("No canary was planted, so nothing shows that a trigger would have been seen.")
     if facts.get("rolled_back"):
         said.append(
             "Forgetting what was found cost the model too much and was undone: the final model was trained without the "
@@ -212,10 +208,8 @@ def caveats(facts: Mapping[str, Any], *, attacked: bool, truth: bool, fraction_j
         )
     if attacked:
         said.append("ASR is that of the attack that this run injected; of other triggers it says nothing.")
-    elif not truth:
+    else:
         said.append("Nobody knows which images are really poisoned: ASR, and how much was missed, cannot be measured.")
-    if not facts.get("acc_measured_on"):
-        said.append("ACC is measured on the holdout with the labels it came with, which nobody has checked.")
     return said
 
 

@@ -112,12 +112,14 @@ def lines_of(manifest: StageManifest, summary: Mapping[str, Any]) -> list[str]:
         ),
         *([f"AUROC {split['auroc']:.4f}"] if split["auroc"] is not None else []),
     ]
+    where = summary.get("acc_measured_on")
     return [
         *lines,
         "",
         *_beside(_times(facts, summary), _models(summary)),
         "",
         f"split: {', '.join(measured)}",
+        *(_folded(f"ACC: on {where}") if where else []),
     ]
 
 

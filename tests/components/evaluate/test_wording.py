@@ -57,7 +57,7 @@ def test_the_verdict_is_a_sentence_with_counts(changes: dict, text: str) -> None
         ("no poison found", {}, "amber"),
         ("no poison found", {"canary": {**CANARY, "caught": 0.1}}, "amber"),
         ("no poison found", {"canary": CANARY}, "green"),
-        ("no poison found", {"checked": "20 patched images of a class would have been seen."}, "green"),
+        ("no poison found", {"checked": "Everything."}, "amber"),
     ],
 )
 def test_green_is_only_what_would_have_shown_poison(verdict: str, facts: dict, expected: str) -> None:
@@ -65,25 +65,20 @@ def test_green_is_only_what_would_have_shown_poison(verdict: str, facts: dict, e
 
 
 def test_a_canary_is_reported_with_what_it_does_not_show() -> None:
-    said = " ".join(caveats({"verdict": "no poison found", "canary": CANARY}, attacked=False, truth=False))
-    for words in ("on 40 training images", "95.0 % of them", "on 1.0 % of the holdout", "This trigger was tested, no"):
+    said = " ".join(caveats({"verdict": "no poison found", "canary": CANARY}, attacked=False))
+    for words in ("Of the 40 planted images 95.0 %", "on 1.0 % of the holdout", "This trigger was tested, no other"):
         assert words in said
     assert "not caught" not in said
 
 
 def test_caveats_stand_only_where_they_apply() -> None:
-    missed = caveats({"verdict": "no poison found", "canary": {**CANARY, "caught": 0.1}}, attacked=False, truth=False)
+    missed = caveats({"verdict": "inconclusive", "canary": {**CANARY, "caught": 0.1}}, attacked=False)
     assert any("was not caught" in text for text in missed)
-    without = caveats({"verdict": "no poison found"}, attacked=False, truth=False)
+    without = caveats({"verdict": "no poison found"}, attacked=False)
     assert any("No canary was planted" in text for text in without)
-    stated = caveats({"verdict": "no poison found", "checked": "x"}, attacked=False, truth=False)
-    assert not any("canary" in text for text in stated)
-    injected = caveats({"verdict": "poison found", "acc_measured_on": "900 trusted rows"}, attacked=True, truth=True)
+    injected = caveats({"verdict": "poison found"}, attacked=True)
     assert injected == ["ASR is that of the attack that this run injected; of other triggers it says nothing."]
-    assert any(
-        "undone" in text
-        for text in caveats({"verdict": "inconclusive", "rolled_back": True}, attacked=True, truth=True)
-    )
+    assert any("undone" in text for text in caveats({"verdict": "inconclusive", "rolled_back": True}, attacked=True))
 
 
 @pytest.mark.parametrize("verdict", ["poison found", "label errors found", "no poison found", "inconclusive"])

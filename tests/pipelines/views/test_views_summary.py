@@ -96,8 +96,15 @@ def test_ordinary_training_is_measured_or_else_estimated_from_the_warmup() -> No
 
 
 def test_the_end_of_a_run_fits_one_screen_and_says_what_each_stage_costs() -> None:
-    lines = lines_of(manifest(), summary())
-    assert len(lines) + 4 <= 24
+    told = {
+        "reason": "Forgetting some samples of a class moved others of it and left the rest as they were.",
+        "checked": "4000 training and 1000 holdout images of 10 classes (smallest 360, largest 780) were judged, with "
+        "14 forgettings. Of labels changed for a test in the holdout, 98.0 % would stand out at one false alarm in 20.",
+        "acc_measured_on": "all 1000 holdout rows, into which nothing was injected",
+    }
+    lines = lines_of(manifest(), summary(**told))
+    assert len(lines) + 4 <= 30
+    assert f"ACC: on {told['acc_measured_on']}" in lines
     assert all(len(line) <= 100 for line in lines)
     assert lines[1] == "poison found: 400 of 4,000 training images carry a trigger that leads to class 0."
     rows = {line.split()[0]: line.split() for line in lines if line}
