@@ -143,7 +143,8 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
     kinds = {name: kind for name, (kind, _, _) in described(*specs).items()}
     texts = [name for name, kind in kinds.items() if isinstance(kind, dsl.OutputPath)]
     artifacts = [output.name for output in specs[0].outputs if output.kind != "text"]
-    result: Any = namedtuple("Outputs", texts)
+    # Its fields are known at run time alone.
+    result: Any = namedtuple("Outputs", texts)  # type: ignore[misc]
     result.__annotations__ = dict.fromkeys(texts, str)
 
     def work(given: Mapping[str, Any]) -> Published:

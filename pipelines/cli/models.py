@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.names import checked_model_name, checked_run_id
 from components.promote.config import PromoteConfig
 from pipelines.cli.data import address_of
 from pipelines.cli.options import store_option
@@ -29,6 +30,8 @@ def models_list_command(name: str, store: str) -> None:
     from pipelines.local.run import opened_store
     from pipelines.views.champions import listed
 
+    if name:
+        checked_model_name(name)
     with opened_store(store, home()) as (root, _):
         for line in listed(Store(root), name):
             click.echo(line)
@@ -55,7 +58,6 @@ def models_promote_command(
     Example:
       untaint models promote digits 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from components.common.contracts.names import checked_run_id
     from components.common.storage.store import Store
     from pipelines.dag.settings import value_of
     from pipelines.local.run import opened_store
@@ -85,5 +87,5 @@ def models_rollback_command(name: str, number: int | None, store: str) -> None:
     from pipelines.views.champions import roll_back, who
 
     with opened_store(store, home()) as (root, _):
-        made = roll_back(Store(root), name, who(), number)
+        made = roll_back(Store(root), checked_model_name(name), who(), number)
     click.echo(f"champion {made.number} of {name}: run {made.run_id}, ACC {100 * made.acc:.2f} %, {made.model_uri}")
