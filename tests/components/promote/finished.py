@@ -140,7 +140,8 @@ def finish_run(
         "classes": [
             {
                 "name": name, "train": 4, "suspects": 0, "lost_share": 0.0, "holdout": HOLDOUT // 2,
-                "trusted": int((labels == label).sum()), "recall": float(right[labels == label].mean()) if len(right) else None,
+                "trusted": int((labels == label).sum()),
+                "recall": float(right[labels == label].mean()) if len(right) else None,
                 "finding": "no poison found", "reason": "",
             }
             for label, name in enumerate(names or NAMES)
