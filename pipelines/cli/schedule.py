@@ -213,6 +213,7 @@ _change("delete", "deleted; its runs stay, one at work too", "Delete the schedul
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
+    /,
     drops: str,
     name: str,
     store: str,
@@ -272,6 +273,7 @@ def schedule_retry_command(drop: str, name: str, store: str) -> None:
 @click.pass_context
 def backfill_command(
     ctx: click.Context,
+    /,
     first: str,
     last: str,
     drops: str,
