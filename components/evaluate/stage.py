@@ -12,6 +12,7 @@ from components.common.attacks import canary
 from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
+from components.evaluate.exports import add_model_files
 from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def run_stage(
 
         page = render(_report(run, split, metrics, facts, _suspects(run, config, split, index)))
         run.add_bytes("report", page, suffix=".html", kind="document")
+        facts["formats_left_out"] = add_model_files(run, holdout, facts, metrics)
         return run.publish(facts, metrics), page
 
 

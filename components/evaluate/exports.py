@@ -1,0 +1,84 @@
+"""The final model as files to take away, published with the evaluation, since only then the verdict is known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from components.common.classifier import Provenance
+    from components.common.runs.inputs import Rows
+    from components.common.runs.lifecycle import StageRun
+
+__all__ = ["add_model_files"]
+
+logger = logging.getLogger(__name__)
+
+
+def add_model_files(
+    run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]
+) -> dict[str, str]:
+    """Keeps the final model for publishing in every format that can be written here.
+
+    Args:
+        run: The evaluate stage, with the parents ``ingest`` and ``finetune``, and ``truth`` if there is one.
+        holdout: The holdout's rows.
+        facts: What evaluate found: ``verdict``, and ``reason`` and ``canary`` if there are any.
+        metrics: What it measured: ``acc`` and ``suspects``, and ``asr`` if an attack was injected.
+
+    Returns:
+        Formats that are left out, with the reason.
+    """
+    from components.common.classifier import Classifier
+    from components.common.exporters import EXPORTERS, export
+    from components.common.runs.inputs import read_model
+
+    model, architecture = read_model(run, "finetune", "model")
+    classifier = Classifier(
+        module=model,
+        architecture=architecture,
+        spec=holdout.spec,
+        class_names=tuple(holdout.class_names),
+        provenance=_provenance(run, holdout, facts, metrics),
+    )
+    left_out = {
+        name: f"not installed: {', '.join(exporter.missing)}"
+        for name in EXPORTERS
+        if (exporter := EXPORTERS[name]).missing
+    }
+    for name, reason in left_out.items():
+        logger.info("the model is not exported as %s: %s", name, reason)
+    files = {object_: file for name in EXPORTERS for object_, file in EXPORTERS[name].files.items()}
+    for object_, data in export(classifier, [name for name in EXPORTERS if name not in left_out]).items():
+        suffix = f".{files[object_].rpartition('.')[2]}"
+        run.add_bytes(object_, data, suffix=suffix, kind="model")
+    return left_out
+
+
+def _provenance(run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> Provenance:
+    from components.common.classifier import Provenance, dataset_digest, dataset_name, versions
+    from components.common.tables.tables import SAMPLE_INDEX
+
+    ingest = run.parents["ingest"]
+    n_train = int(ingest.manifest.facts["n_train"])
+    index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
+    pixels = ingest.manifest.object("pixels", ingest.uri)
+    truth = run.parents["truth"].manifest.facts if "truth" in run.parents else {}
+    attack = truth.get("attack") or {}
+    return Provenance(
+        run_id=run.run_id,
+        dataset=dataset_name(str(ingest.manifest.config["dataset"])),
+        dataset_digest=dataset_digest(pixels.sha256, index["given_label"].to_numpy(), n_train, holdout.class_names),
+        train_samples=n_train,
+        holdout_samples=len(holdout.labels),
+        seed=int(ingest.manifest.config["seed"]),
+        verdict=str(facts["verdict"]),
+        reason=str(facts.get("reason", "")),
+        suspects=int(metrics["suspects"]),
+        acc=metrics["acc"],
+        attack=f"{attack['name']} on {attack['poison_rate']:.2%} of the training images" if attack else "",
+        asr=metrics.get("asr"),
+        canary=facts.get("canary", {}),
+        versions=versions(),
+    )
