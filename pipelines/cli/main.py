@@ -28,13 +28,15 @@ _COMMANDS = {
     "ingest": "pipelines.cli.data:ingest_command",
     "suspects": "pipelines.cli.data:suspects_group",
     "submit": "pipelines.cli.submit:submit_command",
-    "runs": "pipelines.cli.submit:runs_group",
+    "runs": "pipelines.cli.runs:runs_group",
     "run-local": "pipelines.cli.kind:run_local_command",
     "run-local-down": "pipelines.cli.kind:run_local_down_command",
     "schedule": "pipelines.cli.schedule:schedule_group",
     "backfill": "pipelines.cli.schedule:backfill_command",
     "deliver": "pipelines.cli.schedule:deliver_command",
     "models": "pipelines.cli.models:models_group",
+    "export": "pipelines.cli.export:export_command",
+    "predict": "pipelines.cli.predict:predict_command",
 }
 
 
@@ -89,7 +91,30 @@ class _Commands(click.Group):
             ctx.exit(_DEFECT_EXIT)
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("untaint")
+    except PackageNotFoundError:
+        raise ConfigError(
+            "the package untaint",
+            expected="it installed",
+            found="only its source on the import path",
+            hint="Run `make setup`, or `pip install -e . --no-deps`.",
+        ) from None
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        click.echo(_version())
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version."
+)
 def cli() -> None:
     """Train a clean image classifier from a dataset that may be poisoned.
 
@@ -105,18 +130,8 @@ def cli() -> None:
 
 @cli.command("version")
 def version_command() -> None:
-    """Print the version."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        click.echo(version("untaint"))
-    except PackageNotFoundError:
-        raise ConfigError(
-            "the package untaint",
-            expected="it installed",
-            found="only its source on the import path",
-            hint="Run `make setup`, or `pip install -e . --no-deps`.",
-        ) from None
+    """Print the version; `untaint --version` does the same."""
+    click.echo(_version())
 
 
 @cli.command("list")
@@ -147,9 +162,23 @@ def list_command(kind: str) -> None:
         click.echo("Set them as in --set ingest.attack_options=alpha=0.1.")
 
 
-@cli.group("store")
+class _Store(click.Group):
+    """The group of the store, with one command that is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "gc"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "gc":
+            return super().get_command(ctx, cmd_name)
+        from pipelines.cli.gc import store_gc_command
+
+        return store_gc_command
+
+
+@cli.group("store", cls=_Store)
 def store_group() -> None:
-    """Start an object store on this machine, or try one out."""
+    """Start an object store on this machine, try one out, or free space in it."""
 
 
 @store_group.command("start")

@@ -6,6 +6,7 @@ import click
 
 from components.common.contracts.configs import PromoteConfig, from_mapping
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.export import export_options, write_model
 from pipelines.cli.options import store_option
 from pipelines.local.home import home
 
@@ -77,3 +78,23 @@ def models_rollback_command(name: str, number: int | None, store: str) -> None:
     with opened_store(store, home()) as (root, _):
         made = roll_back(Store(root), name, number)
     click.echo(f"champion {made.number} of {name}: run {made.run_id}, ACC {100 * made.acc:.2f} %, {made.model_uri}")
+
+
+@models_group.command("export")
+@click.argument("name")
+@export_options
+@_store
+def models_export_command(name: str, folder: str, formats: str, as_json: bool, store: str) -> None:
+    """Write the model that is in use as NAME as files that need no untaint; see `untaint export`.
+
+    \b
+    Example:
+      untaint models export digits --to ./model
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.storage.store import Store
+    from pipelines.local.run import opened_store
+    from pipelines.views.model_files import read_champion
+
+    with opened_store(store, home()) as (root, _):
+        reached = Store(root)
+        write_model(reached, read_champion(reached, name), folder, formats, as_json=as_json)

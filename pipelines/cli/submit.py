@@ -18,10 +18,11 @@ from components.common.storage.addresses import parse_uri
 from pipelines.cli.options import settings_option, store_option
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 
-__all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
+__all__ = ["EXPERIMENT", "parameter_options", "parameters_of", "runs_group", "server_options", "submit_command"]
 
 _DEFAULTS = default_parameters()
-_EXPERIMENT = "untaint"
+EXPERIMENT = "untaint"
+"""Experiment of the runs, unless another is named."""
 _NOT_SUCCEEDED = 1
 _INTERRUPTED = 130
 
@@ -30,7 +31,8 @@ def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..
     return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
 
 
-def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say which Kubeflow Pipelines server is meant."""
     for option in (
         click.option(
             "--namespace",
@@ -93,13 +95,13 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images.")
 @click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
 @store_option("Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.")
-@click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
+@click.option("--experiment", default=EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
 @click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
 @click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
 @parameter_options
-@_server_options
+@server_options
 @click.pass_context
 def submit_command(
     ctx: click.Context,
@@ -179,31 +181,12 @@ def submit_command(
 
 @click.group("runs")
 def runs_group() -> None:
-    """List, show and stop runs on a Kubeflow Pipelines server, and read their logs."""
-
-
-@runs_group.command("list")
-@click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; empty for all runs.")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="At most so many.")
-@_server_options
-def runs_list_command(host: str, namespace: str, experiment: str, limit: int) -> None:
-    """List the latest runs of an experiment."""
-    from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import list_runs
-    from pipelines.views.summary import table
-
-    found = list_runs(connect(host, namespace), experiment, limit)
-    if not found:
-        click.echo(f"No runs in {f'experiment {experiment}' if experiment else 'any experiment'}.")
-        return
-    rows = [(str(run.run_id), _time(run.created_at), str(run.state or "-").lower(), run.display_name) for run in found]
-    for line in table(("run", "started", "state", "name"), rows):
-        click.echo(line)
+    """List and delete runs; show and stop those of a Kubeflow Pipelines server, and read their logs."""
 
 
 @runs_group.command("show")
 @click.argument("run_id")
-@_server_options
+@server_options
 def runs_show_command(host: str, namespace: str, run_id: str) -> None:
     """Show the state of the run RUN_ID and of its tasks."""
     from pipelines.cluster.server import connect
@@ -230,7 +213,7 @@ def runs_show_command(host: str, namespace: str, run_id: str) -> None:
 @runs_group.command("logs")
 @click.argument("run_id")
 @click.argument("task", required=False)
-@_server_options
+@server_options
 def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) -> None:
     """Print what the pods of the run RUN_ID said; of one TASK only, if one is named (see `untaint runs show`)."""
     from pipelines.cluster.server import connect
@@ -255,7 +238,7 @@ def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) 
 
 @runs_group.command("stop")
 @click.argument("run_id")
-@_server_options
+@server_options
 def runs_stop_command(host: str, namespace: str, run_id: str) -> None:
     """End the run RUN_ID; finished stages are kept, and a new run of the same --run-id goes on from them."""
     from pipelines.cluster.server import connect
