@@ -1,6 +1,6 @@
 """The six stages in this process, one after the other, with a temporary folder in the place of the object store.
 
-They are the pipeline's own stages, so that a call and a run with the same data, settings and seed come to the same result.
+They are the pipeline's own stages: a call and a run with the same data, settings and seed come to the same result.
 """
 
 from __future__ import annotations

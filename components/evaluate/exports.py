@@ -34,11 +34,13 @@ def add_model_files(
     from components.common.exporters import EXPORTERS, export
     from components.common.runs.inputs import read_model
 
+    channels, height, width = holdout.images.shape[1:]
     model, architecture = read_model(run, "finetune", "model")
     classifier = Classifier(
         module=model,
         architecture=architecture,
         spec=holdout.spec,
+        image_shape=(channels, height, width),
         class_names=tuple(holdout.class_names),
         provenance=_provenance(run, holdout, facts, metrics),
     )

@@ -63,7 +63,7 @@ def _classify(classifier: Classifier, paths: tuple[Path, ...]) -> list[dict[str,
     answers: list[dict[str, Any]] = []
     for path in paths:
         try:
-            pixels = read_image(path, classifier.spec.channels, classifier.spec.image_size)
+            pixels = read_image(path, classifier.image_shape)
         except ImageProblem as problem:
             answers.append(
                 {"image": str(path), "refused": problem.reason, "found": problem.found, "what_to_do": problem.hint}

@@ -100,11 +100,13 @@ def classifier_from(config: bytes, weights: bytes, *, subject: str) -> Classifie
             found=f"{type(problem).__name__}: {str(problem)[:200]}",
             hint=_HINT,
         ) from None
+    channels, height, width = record["image_shape"]
     known = {one.name for one in fields(Provenance)}
     return Classifier(
         module=model.eval(),
         architecture=record["architecture"],
         spec=spec,
+        image_shape=(channels, height, width),
         class_names=tuple(record["class_names"]),
         provenance=Provenance(**{name: value for name, value in record.items() if name in known}),
     )
@@ -117,11 +119,15 @@ def _record(data: bytes, subject: str) -> dict[str, Any]:
         if record["schema"] != SCHEMA:
             raise ValueError(f"schema {str(record['schema'])[:40]}")
         channels, side, names = record["channels"], record["image_size"], record["class_names"]
+        shape = record["image_shape"]
         sound = (
             type(channels) is int
             and channels in (1, 3)
             and type(side) is int
             and 1 <= side <= _MAX_SIDE
+            and len(shape) == 3
+            and shape[0] == channels
+            and all(type(length) is int and 1 <= length <= _MAX_SIDE for length in shape)
             and isinstance(names, list)
             and 2 <= len(names) <= 32_767
             and all(isinstance(name, str) for name in names)

@@ -27,6 +27,7 @@ class Classifier:
         module: From float images [n, c, h, w] in [0, 1] to logits [n, k]; in evaluation mode.
         architecture: A name of ``components/common/models``.
         spec: What it was built for.
+        image_shape: Channels, height and width of the images that it was trained on.
         class_names: Name of class k at position k.
         provenance: Where it comes from.
     """
@@ -34,6 +35,7 @@ class Classifier:
     module: nn.Module
     architecture: str
     spec: ModelSpec
+    image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     provenance: Provenance
 
@@ -50,11 +52,10 @@ class Classifier:
             ConfigError: Images of another type or shape.
         """
         given = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
-        side = self.spec.image_size
-        if given.dtype != torch.uint8 or tuple(given.shape[1:]) != (self.spec.channels, side, side):
+        if given.dtype != torch.uint8 or tuple(given.shape[1:]) != self.image_shape:
             raise ConfigError(
                 "the images to classify",
-                expected=f"uint8 of the shape [n, {self.spec.channels}, {side}, {side}]",
+                expected=f"uint8 of the shape [n, {', '.join(map(str, self.image_shape))}]",
                 found=f"{str(given.dtype).removeprefix('torch.')} of the shape {list(given.shape)}",
                 hint="`untaint predict` reads image files and brings them to that form.",
             )
@@ -72,9 +73,8 @@ class Classifier:
         """
         plain = copy.deepcopy(self.module).cpu().eval().requires_grad_(requires_grad=False)
         plain = plain.to(memory_format=torch.contiguous_format)
-        side = self.spec.image_size
         # Two images: with an example of one, the exporter takes the batch size for a constant.
-        example = torch.zeros(2, self.spec.channels, side, side)
+        example = torch.zeros(2, *self.image_shape)
         exported = torch.export.export(_Named(plain), (example,), dynamic_shapes={"images": {0: _BATCH}}, strict=False)
         for module in exported.graph_module.modules():
             for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():

@@ -32,6 +32,7 @@ def _write(classifier: Classifier) -> Mapping[str, bytes]:
         "class_names": list(classifier.class_names),
         "image_size": classifier.spec.image_size,
         "channels": classifier.spec.channels,
+        "image_shape": list(classifier.image_shape),
         "mean": list(classifier.spec.mean),
         "std": list(classifier.spec.std),
         "weights": {"file": "model.safetensors", "sha256": hashlib.sha256(weights).hexdigest()},

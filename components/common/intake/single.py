@@ -13,22 +13,23 @@ from components.common.intake.images import MAX_IMAGE_BYTES, ImageProblem, decod
 __all__ = ["read_image"]
 
 
-def read_image(path: Path, channels: int, side: int) -> Pixels:
+def read_image(path: Path, shape: tuple[int, int, int]) -> Pixels:
     """Reads, checks and converts an image file.
 
-    It is resized as ``ingest.image_size`` does, and a grey image fills all channels. A drop of grey images never made a
-    colour image grey, so neither is that done here, unless all its channels are equal.
+    For a square shape it is resized as ``ingest.image_size`` does; another shape comes of images that kept their size,
+    and asks for that size. A grey image fills all channels. No drop makes a colour image grey, so neither is that done
+    here, unless all its channels are equal.
 
     Args:
         path: The file.
-        channels: 1 (grey) or 3 (RGB).
-        side: Height and width in pixels.
+        shape: Channels, 1 (grey) or 3 (RGB), height and width in pixels.
 
     Returns:
-        uint8 [channels, side, side].
+        uint8 of that shape.
 
     Raises:
-        ImageProblem: Not a readable file, not a usable image, or a colour image where a grey one is needed.
+        ImageProblem: Not a readable file, not a usable image, one of another size, or a colour image where a
+            grey one is needed.
     """
     subject = f"image {path}"
     try:
@@ -48,7 +49,16 @@ def read_image(path: Path, channels: int, side: int) -> Pixels:
             found=problem.strerror or type(problem).__name__,
             hint="Check the path and who may read it.",
         ) from None
-    pixels = decode(data, side, subject, strict=True).pixels
+    channels, height, width = shape
+    pixels = decode(data, height if height == width else 0, subject, strict=True).pixels
+    if pixels.shape[1:] != (height, width):
+        raise ImageProblem(
+            "other_size",
+            subject,
+            expected=f"an image of {width}x{height}, as the model was trained on",
+            found=f"{pixels.shape[2]}x{pixels.shape[1]}",
+            hint="Bring it to that size by the way by which the training images came to it.",
+        )
     if len(pixels) == channels:
         return pixels
     if channels == 3:
