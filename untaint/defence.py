@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from components.common.contracts.configs import (
 )
 from components.common.contracts.errors import ConfigError
 from components.common.datasets.base import check_class_sizes, stratified_rows
+from components.common.models import MODELS
 from components.common.runs.lifecycle import Published
 from components.common.storage.folder import FolderStore
 from components.common.tables.gate import sharing_gate
@@ -37,7 +39,6 @@ from untaint.result import Result
 
 __all__ = ["audit", "defend"]
 
-_RUN_ID = "library"
 _STAGES = ("ingest", "warmup", "split", "unlearn", "finetune", "evaluate")
 
 
@@ -83,11 +84,10 @@ def defend(
         path = Path(folder, "arrays.npz")
         np.savez(path, images=pixels[order], labels=numbers[order], class_names=np.array(names), n_train=n_train)
         given = {"dataset": f"npz:{path}", "mirror": "yes" if mirror else "no"}
-        epochs = {"warmup": warmup_epochs, "finetune": finetune_epochs}
-        result = _run(Path(folder), given, model, epochs, seed, settings or {})
+        result = _run(Path(folder), given, model, (warmup_epochs, finetune_epochs), seed, settings or {})
     rows = pa.array(order[result.suspects["sample_id"].to_numpy()], pa.int64())
     table = result.suspects.drop_columns(["key", "sample_id"]).add_column(0, "row", rows)
-    return _with_suspects(result, table)
+    return replace(result, suspects=table)
 
 
 def audit(
@@ -139,21 +139,61 @@ def audit(
         "mirror": mirror,
         "canary_ratio": float(canary),
     }
-    epochs = {"warmup": warmup_epochs, "finetune": finetune_epochs}
     with tempfile.TemporaryDirectory(prefix="untaint-") as scratch:
-        result = _run(Path(scratch), given, model, epochs, seed, settings or {})
-    return _with_suspects(result, result.suspects.drop_columns(["sample_id"]))
+        result = _run(Path(scratch), given, model, (warmup_epochs, finetune_epochs), seed, settings or {})
+    return replace(result, suspects=result.suspects.drop_columns(["sample_id"]))
 
 
 def _run(
     folder: Path,
     ingest: Mapping[str, Any],
     model: str,
-    epochs: Mapping[str, int],
+    epochs: tuple[int, int],
     seed: int,
     settings: Mapping[str, Any],
 ) -> Result:
-    """Runs all stages on a folder as their store."""
+    """Runs all stages with a folder as their store."""
+    # All configs first, so that a wrong setting costs no training.
+    configs = _configs(ingest, model, *epochs, seed, _by_stage(settings))
+    MODELS[model]
+    root = f"file://{folder}"
+    with sharing_gate(), _undisturbed():
+        evaluated, page = _stages(configs, root, "library")
+    return _result(FolderStore(root), evaluated, page)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Configs:
+    """The settings of every stage."""
+
+    ingest: IngestConfig
+    warmup: WarmupConfig
+    split: SplitConfig
+    unlearn: UnlearnConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig
+
+
+def _configs(
+    ingest: Mapping[str, Any],
+    model: str,
+    warmup_epochs: int,
+    finetune_epochs: int,
+    seed: int,
+    further: Mapping[str, Mapping[str, Any]],
+) -> _Configs:
+    return _Configs(
+        ingest=from_mapping(IngestConfig, {**further["ingest"], **ingest, "attack": "none", "seed": seed}),
+        warmup=from_mapping(WarmupConfig, {**further["warmup"], "model": model, "epochs": warmup_epochs, "seed": seed}),
+        split=from_mapping(SplitConfig, {**further["split"], "seed": seed}),
+        unlearn=from_mapping(UnlearnConfig, {**further["unlearn"], "seed": seed}),
+        finetune=from_mapping(FinetuneConfig, {**further["finetune"], "epochs": finetune_epochs, "seed": seed}),
+        evaluate=from_mapping(EvaluateConfig, further["evaluate"]),
+    )
+
+
+def _stages(configs: _Configs, root: str, run_id: str) -> tuple[Published, bytes]:
+    """Runs the stages one after the other; gives what evaluate published, and the report."""
     import components.evaluate.stage
     import components.finetune.stage
     import components.ingest.stage
@@ -161,46 +201,23 @@ def _run(
     import components.unlearn.stage
     import components.warmup.stage
 
-    further = _by_stage(settings)
-    own: dict[str, dict[str, Any]] = {
-        "ingest": {**ingest, "attack": "none", "seed": seed},
-        "warmup": {"model": model, "epochs": epochs["warmup"], "seed": seed},
-        "split": {"seed": seed},
-        "unlearn": {"seed": seed},
-        "finetune": {"epochs": epochs["finetune"], "seed": seed},
-        "evaluate": {},
-    }
-    given = {stage: {**further[stage], **own[stage]} for stage in _STAGES}
-    # All of them first, so that a wrong setting costs no training.
-    configs = (
-        from_mapping(IngestConfig, given["ingest"]),
-        from_mapping(WarmupConfig, given["warmup"]),
-        from_mapping(SplitConfig, given["split"]),
-        from_mapping(UnlearnConfig, given["unlearn"]),
-        from_mapping(FinetuneConfig, given["finetune"]),
-        from_mapping(EvaluateConfig, given["evaluate"]),
-    )
-    root = f"file://{folder}"
-    parents: dict[str, tuple[str, str]] = {}
+    done: dict[str, tuple[str, str]] = {}
 
-    def passed_on(*names: str) -> dict[str, tuple[str, str]]:
-        return {name: parents[name] for name in names if name in parents}
+    def keep(name: str, published: Published) -> None:
+        done[name] = (published.uri, published.sha256)
 
-    def done(name: str, published: Published) -> None:
-        parents[name] = (published.uri, published.sha256)
+    def of(*names: str) -> dict[str, tuple[str, str]]:
+        return {name: done[name] for name in names}
 
-    with sharing_gate(), _undisturbed():
-        first = components.ingest.stage.run_stage(configs[0], root, _RUN_ID)
-        done("ingest", first.main)
-        if first.truth is not None:
-            done("truth", first.truth)
-        done("warmup", components.warmup.stage.run_stage(configs[1], root, _RUN_ID, passed_on("ingest")))
-        known = ("ingest", "warmup")
-        done("split", components.split.stage.run_stage(configs[2], root, _RUN_ID, passed_on(*known)))
-        done("unlearn", components.unlearn.stage.run_stage(configs[3], root, _RUN_ID, passed_on(*known, "split")))
-        done("finetune", components.finetune.stage.run_stage(configs[4], root, _RUN_ID, passed_on("ingest", "unlearn")))
-        last, page = components.evaluate.stage.run_stage(configs[5], root, _RUN_ID, parents)
-    return _result(FolderStore(root), last, page)
+    read = components.ingest.stage.run_stage(configs.ingest, root, run_id)
+    keep("ingest", read.main)
+    if read.truth is not None:
+        keep("truth", read.truth)
+    keep("warmup", components.warmup.stage.run_stage(configs.warmup, root, run_id, of("ingest")))
+    keep("split", components.split.stage.run_stage(configs.split, root, run_id, of("ingest", "warmup")))
+    keep("unlearn", components.unlearn.stage.run_stage(configs.unlearn, root, run_id, of("ingest", "warmup", "split")))
+    keep("finetune", components.finetune.stage.run_stage(configs.finetune, root, run_id, of("ingest", "unlearn")))
+    return components.evaluate.stage.run_stage(configs.evaluate, root, run_id, done)
 
 
 def _result(store: FolderStore, evaluated: Published, page: bytes) -> Result:
@@ -216,17 +233,6 @@ def _result(store: FolderStore, evaluated: Published, page: bytes) -> Result:
         suspects=decode_table(suspects, SUSPECTS, subject="suspects"),
         model=classifier_from(config, weights, subject="the model"),
         report_html=page.decode(),
-    )
-
-
-def _with_suspects(result: Result, suspects: pa.Table) -> Result:
-    return Result(
-        verdict=result.verdict,
-        reason=result.reason,
-        acc=result.acc,
-        suspects=suspects,
-        model=result.model,
-        report_html=result.report_html,
     )
 
 
