@@ -12,6 +12,7 @@ from components.common.retraining.champions import champion_of
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import finished_stage
 from components.common.storage.store import Store
+from pipelines.views.tracking import track
 
 if TYPE_CHECKING:
     from components.common.classifier import Classifier
@@ -104,7 +105,7 @@ def model_of(store: Store, manifest: StageManifest) -> Classifier:
 
 
 def take_home(store: Store, run_id: str, manifest: StageManifest, folder: Path, write: Callable[[str], None]) -> None:
-    """Brings a finished run's model to its folder.
+    """Brings a finished run's model to its folder, and logs the run where that is wanted.
 
     Args:
         store: The store.
@@ -116,6 +117,7 @@ def take_home(store: Store, run_id: str, manifest: StageManifest, folder: Path, 
     if "model_safetensors" in manifest.objects:
         fetch_model(store, manifest, folder / MODEL_FOLDER)
         write(f"model: {folder / MODEL_FOLDER} (untaint predict {run_id} IMAGE…)")
+    track(store, run_id, manifest, folder, write)
 
 
 def _require(manifest: StageManifest) -> None:
