@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from components.common.contracts.errors import ConfigError, UntaintError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.local.home import home
 
 __all__ = ["Told", "cli", "main"]
@@ -136,7 +138,8 @@ def version_command() -> None:
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["attacks", "datasets", "models"]))
-def list_command(kind: str) -> None:
+@json_option()
+def list_command(kind: str, as_json: bool) -> None:
     """List the ATTACKS, DATASETS or MODELS that can be named.
 
     \b
@@ -151,10 +154,28 @@ def list_command(kind: str) -> None:
         "models": ("components.common.models.base", "MODELS"),
     }[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
+    said = {
+        name: " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split()).partition(". ")[0]
+        for name in registry
+    }
+    if as_json:
+        show_json(
+            [
+                {
+                    "name": name,
+                    "about": said[name].rstrip("."),
+                    "options": {
+                        key: {"default": one.default, "low": one.low, "high": one.high, "meaning": one.meaning}
+                        for key, one in getattr(registry[name], "options", {}).items()
+                    },
+                }
+                for name in registry
+            ]
+        )
+        return
     width = max(len(name) for name in registry)
     for name in registry:
-        paragraph = " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split())
-        click.echo(f"{name:<{width}}  {paragraph.partition('. ')[0].rstrip('.')}".rstrip())
+        click.echo(f"{name:<{width}}  {said[name].rstrip('.')}".rstrip())
         for key, option in getattr(registry[name], "options", {}).items():
             bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
             click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
@@ -211,8 +232,9 @@ def store_start_command(bucket: str) -> None:
 
 @store_group.command("probe")
 @click.option("--store", "root", envvar="UNTAINT_STORE", default="s3://untaint", show_default=True, help="Root URI.")
+@json_option()
 @click.pass_context
-def store_probe_command(ctx: click.Context, root: str) -> None:
+def store_probe_command(ctx: click.Context, root: str, as_json: bool) -> None:
     """Try every operation that untaint needs of an S3 store, and say what works.
 
     Without AWS_ENDPOINT_URL this is Amazon S3; the embedded store is reached with the variables of `store start`.
@@ -226,6 +248,9 @@ def store_probe_command(ctx: click.Context, root: str) -> None:
     from components.common.storage.store import Store
 
     report = probe(Store(root))
+    if as_json:
+        show_json({**asdict(report), "ok": report.ok})
+        ctx.exit(0 if report.ok else StorageError.exit_code)
     click.echo(f"{report.root} at {report.endpoint}")
     for check in report.checks:
         click.echo(f"  {'yes' if check.ok else 'NO ':<3}  {check.name:<18} for {check.needed_for}")

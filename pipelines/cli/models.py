@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from components.common.contracts.configs import PromoteConfig, from_mapping
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.export import export_options, write_model
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import store_option
 from pipelines.local.home import home
 
@@ -22,14 +25,18 @@ def models_group() -> None:
 
 @models_group.command("list")
 @click.argument("name", default="")
+@json_option()
 @_store
-def models_list_command(name: str, store: str) -> None:
+def models_list_command(name: str, as_json: bool, store: str) -> None:
     """List the champions, or the history of the one called NAME."""
     from components.common.storage.store import Store
     from pipelines.local.run import opened_store
-    from pipelines.views.champions import listed
+    from pipelines.views.champions import entries_of, listed
 
     with opened_store(store, home()) as (root, _):
+        if as_json:
+            show_json([asdict(entry) for entry in entries_of(Store(root), name)])
+            return
         for line in listed(Store(root), name):
             click.echo(line)
 

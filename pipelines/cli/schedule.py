@@ -11,8 +11,9 @@ import click
 
 from components.common.contracts.configs import ClaimConfig, PromoteConfig
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import settings_option, store_option
-from pipelines.cli.submit import _server_options
+from pipelines.cli.submit import server_options
 from pipelines.local.home import home
 from pipelines.local.screen import Screen
 
@@ -77,7 +78,7 @@ def schedule_group() -> None:
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
 @_control
 @_settings
-@_server_options
+@server_options
 def schedule_create_command(
     cron: str,
     drops: str,
@@ -134,14 +135,18 @@ def schedule_create_command(
 
 
 @schedule_group.command("list")
-@_server_options
-def schedule_list_command(host: str, namespace: str) -> None:
+@json_option()
+@server_options
+def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
     """List the schedules."""
     from pipelines.cluster.schedule import Schedules
     from pipelines.cluster.server import connect
     from pipelines.views.summary import table
 
     found = Schedules(connect(host, namespace)).all()
+    if as_json:
+        show_json([{"name": s.name, "cron": s.cron, "enabled": s.enabled, "drops": s.drops, "id": s.id} for s in found])
+        return
     if not found:
         click.echo("no schedules")
         return
@@ -155,7 +160,7 @@ def _change(verb: str, done: str, text: str) -> None:
 
     @schedule_group.command(verb, help=text)
     @click.argument("name")
-    @_server_options
+    @server_options
     def command(name: str, host: str, namespace: str) -> None:
         from pipelines.cluster.schedule import Schedules
         from pipelines.cluster.server import connect

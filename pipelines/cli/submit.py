@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import parse_uri
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import settings_option, store_option
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 
@@ -186,8 +187,9 @@ def runs_group() -> None:
 
 @runs_group.command("show")
 @click.argument("run_id")
+@json_option()
 @server_options
-def runs_show_command(host: str, namespace: str, run_id: str) -> None:
+def runs_show_command(host: str, namespace: str, run_id: str, as_json: bool) -> None:
     """Show the state of the run RUN_ID and of its tasks."""
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import get_run, tasks_of
@@ -195,6 +197,11 @@ def runs_show_command(host: str, namespace: str, run_id: str) -> None:
 
     server = connect(host, namespace)
     run = get_run(server, run_id)
+    if as_json:
+        tasks = [{"name": task.name, "state": task.state.lower(), "seconds": task.seconds} for task in tasks_of(run)]
+        shown = {"run_id": str(run.run_id), "state": str(run.state or "pending").lower(), "name": run.display_name}
+        show_json({**shown, "started": _time(run.created_at), "tasks": tasks, "link": server.link(run_id)})
+        return
     click.echo(f"run {run.run_id}: {str(run.state or 'pending').lower()}")
     click.echo(f"name {run.display_name}, started {_time(run.created_at)}")
     if run.error and run.error.message:
