@@ -35,14 +35,17 @@ def store_gc_command(days: float | None, delete: bool, as_json: bool, store: str
       untaint store gc --older-than 30 --delete --store s3://bucket/untaint
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.retraining.space import find_garbage, free
+    from components.common.storage.compaction import compact
     from components.common.storage.store import Store
     from pipelines.local.run import opened_store
     from pipelines.views.summary import table
 
-    with opened_store(store, home()) as (root, _):
+    with opened_store(store, home()) as (root, embedded):
         reached = Store(root)
         found = find_garbage(reached, days)
         freed = [free(reached, one) for one in found] if delete else [one.size_bytes for one in found]
+        if delete and embedded:
+            compact(home() / "store")
     if as_json:
         show_json(
             {

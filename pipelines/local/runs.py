@@ -118,6 +118,7 @@ def delete_local_run(run_id: str, store: str, home: Path, *, force: bool) -> int
         StorageError: The store cannot answer, or refuses.
     """
     from components.common.retraining.space import QUIET_SECONDS, delete_run
+    from components.common.storage.compaction import compact
 
     folder = home / "runs" / checked_run_id(run_id)
     here = folder.is_dir()
@@ -125,7 +126,7 @@ def delete_local_run(run_id: str, store: str, home: Path, *, force: bool) -> int
         raise ConfigError(
             f"run {run_id}", expected="a run that does not run", found="one at work", hint="Stop it with Ctrl-C first."
         )
-    with opened_store(store, home) as (root, _):
+    with opened_store(store, home) as (root, embedded):
         # A run of this machine is known not to run; of others, silence is all the evidence there is.
         known = here and load_plan(home, run_id) is not None
         freed = delete_run(Store(root), run_id, force=force, quiet_seconds=0 if known else QUIET_SECONDS)
@@ -136,6 +137,8 @@ def delete_local_run(run_id: str, store: str, home: Path, *, force: bool) -> int
                 found="none",
                 hint="`untaint runs list` shows those that there are.",
             )
+        if freed and embedded:
+            compact(home / "store")
     if here:
         freed += _size(folder)
         shutil.rmtree(folder)
