@@ -132,17 +132,23 @@ def find_garbage(store: Store, older_than_days: float | None = None, now: dateti
     return found
 
 
-def free(store: Store, garbage: Garbage) -> int:
+def free(store: Store, garbage: Garbage, now: datetime | None = None) -> int:
     """Deletes what was found to be garbage, unless something has come to need it; gives the bytes freed.
 
     Manifests go first: a stage without one has not happened, while one whose objects are gone would be broken.
 
+    Args:
+        store: The store at the root of the run data.
+        garbage: As ``find_garbage`` gave it.
+        now: The present time, with a time zone.
+
     Raises:
+        ContractError: As ``needed_runs``.
         StorageError: The store refuses.
     """
     if garbage.whole:
         run = objects_of(store, garbage.run_id)
-        if run is None or garbage.run_id in needed_runs(store, {garbage.run_id: run}):
+        if run is None or garbage.run_id in needed_runs(store, {garbage.run_id: run}, now):
             return 0
     for one in sorted(garbage.objects, key=lambda one: not one.uri.endswith(f"/{MANIFEST_NAME}")):
         store.delete(one.uri)

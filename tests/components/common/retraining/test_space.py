@@ -70,7 +70,7 @@ def test_only_old_runs_that_nothing_needs_are_garbage(store: Store) -> None:
     found = find_garbage(store, older_than_days=30, now=LATER)
     assert [one.run_id for one in found] == ["idle", "trained", "unfinished"]
     sizes = {run_id: run.size_bytes for run_id, run in inventory(store).items()}
-    assert sum(free(store, one) for one in found) == sum(sizes[one.run_id] for one in found)
+    assert sum(free(store, one, LATER) for one in found) == sum(sizes[one.run_id] for one in found)
     assert set(inventory(store)) == {"former", "present", "claimed"}
 
 
