@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,9 @@ from pipelines.local.run import checked_run_id, load_plan, opened_store
 
 __all__ = ["LocalRun", "delete_local_run", "list_runs", "located"]
 
+# Stages at work note their progress several times a second.
+_QUIET_SECONDS = 120.0
+_HOW_TO_STOP = "Stop it with Ctrl-C first; after it was killed, wait two minutes."
 FINISHED, RUNNING, STOPPED, UNKNOWN = "finished", "running", "stopped", "unknown"
 
 
@@ -78,7 +82,11 @@ def list_runs(home: Path, store: str = "") -> tuple[list[LocalRun], list[str]]:
             store_of[run_id] = plan.store
     runs: dict[str, LocalRun] = {}
     problems: dict[str, str] = {}
-    for root in dict.fromkeys([store, *store_of.values(), ""]):
+    roots = [*([store] if store else []), *store_of.values()]
+    # Looking at what there is must not start a store where none has been, nor ask one that nobody used.
+    if (home / "store").is_dir() and not _endpoint():
+        roots.append("")
+    for root in dict.fromkeys(roots):
         try:
             for found in _of_store(root, home):
                 if store_of.get(found.run_id, root) == root:
@@ -123,9 +131,7 @@ def delete_local_run(run_id: str, store: str, home: Path, *, force: bool) -> int
     folder = home / "runs" / checked_run_id(run_id)
     here = folder.is_dir()
     if here and _state(folder, finished=False) == RUNNING:
-        raise ConfigError(
-            f"run {run_id}", expected="a run that does not run", found="one at work", hint="Stop it with Ctrl-C first."
-        )
+        raise ConfigError(f"run {run_id}", expected="a run that does not run", found="one at work", hint=_HOW_TO_STOP)
     with opened_store(store, home) as (root, embedded):
         # A run of this machine is known not to run; of others, silence is all the evidence there is.
         known = here and load_plan(home, run_id) is not None
@@ -148,10 +154,6 @@ def delete_local_run(run_id: str, store: str, home: Path, *, force: bool) -> int
 def _of_store(root: str, home: Path) -> Iterator[LocalRun]:
     from components.common.runs.inventory import inventory
 
-    asked = root or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not asked and not (home / "store").is_dir():
-        # Looking at what there is must not start a store where none has been.
-        return
     with opened_store(root, home) as (address, _):
         reached = Store(address)
         for run_id, run in inventory(reached).items():
@@ -176,12 +178,17 @@ def _state(folder: Path, *, finished: bool) -> str:
         if noted["exit_code"] is None:
             os.kill(int(noted["pid"]), 0)
             return RUNNING
-    except PermissionError:
-        # Somebody else's process has that number by now.
-        return STOPPED
+    except ProcessLookupError:
+        # A container's processes have numbers of their own; what it writes to the folder shows it at work.
+        latest = max(path.stat().st_mtime for path in folder.iterdir())
+        return RUNNING if time.time() - latest < _QUIET_SECONDS else STOPPED
     except (OSError, ValueError, KeyError, TypeError):
         return STOPPED
     return STOPPED
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 def _size(folder: Path) -> int:
