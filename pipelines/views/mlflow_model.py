@@ -16,7 +16,8 @@ class Program(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Loads the program, which holds no code that could be run but its own operations."""
         self._model = torch.export.load(context.artifacts["program"]).module()
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+    # MLflow takes hints for the signature, which it is given.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """Classifies images."""
         images = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
         with torch.no_grad():
