@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,22 @@ import pyarrow as pa
 import torch
 
 from components.common.classifier import classifier_from
-from components.common.contracts.configs import (
-    EvaluateConfig,
-    FinetuneConfig,
-    IngestConfig,
-    SplitConfig,
-    UnlearnConfig,
-    WarmupConfig,
-    from_mapping,
-)
+from components.common.contracts.config import Config
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.spec import StageSpec
 from components.common.datasets.base import check_class_sizes, stratified_rows
-from components.common.models import MODELS
 from components.common.runs.lifecycle import Published
 from components.common.storage.folder import FolderStore
 from components.common.tables.gate import sharing_gate
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import SUSPECTS
+from components.finetune.config import FinetuneConfig
+from components.warmup.config import WarmupConfig
 from untaint.result import Result
 
 __all__ = ["audit", "defend"]
 
+_WARMUP, _FINETUNE = WarmupConfig(), FinetuneConfig()
 _STAGES = ("ingest", "warmup", "split", "unlearn", "finetune", "evaluate")
 
 
@@ -49,9 +45,9 @@ def defend(
     class_names: Sequence[str] | None = None,
     holdout: float = 0.2,
     mirror: bool = False,
-    model: str = WarmupConfig.model,
-    warmup_epochs: int = WarmupConfig.epochs,
-    finetune_epochs: int = FinetuneConfig.epochs,
+    model: str = _WARMUP.model,
+    warmup_epochs: int = _WARMUP.epochs,
+    finetune_epochs: int = _FINETUNE.epochs,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -97,9 +93,9 @@ def audit(
     image_size: int = 0,
     mirror: str = "auto",
     canary: float = 0.0,
-    model: str = WarmupConfig.model,
-    warmup_epochs: int = WarmupConfig.epochs,
-    finetune_epochs: int = FinetuneConfig.epochs,
+    model: str = _WARMUP.model,
+    warmup_epochs: int = _WARMUP.epochs,
+    finetune_epochs: int = _FINETUNE.epochs,
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
 ) -> Result:
@@ -153,74 +149,69 @@ def _run(
     settings: Mapping[str, Any],
 ) -> Result:
     """Runs all stages with a folder as their store."""
-    # All configs first, so that a wrong setting costs no training.
-    configs = _configs(ingest, model, *epochs, seed, _by_stage(settings))
-    MODELS[model]
+    own = {
+        "ingest": {**ingest, "attack": "none"},
+        "warmup": {"model": model, "epochs": epochs[0]},
+        "finetune": {"epochs": epochs[1]},
+    }
+    # All of them first, so that a wrong setting costs no training.
+    # The model's other formats are made when it is saved, if it is.
+    configs = _configs(own, seed, {"evaluate.formats": "safetensors", **settings})
     root = f"file://{folder}"
     with sharing_gate(), _undisturbed():
-        evaluated, page = _stages(configs, root, "library")
-    return _result(FolderStore(root), evaluated, page)
+        evaluated = _stages(configs, root, "library")
+    return _result(FolderStore(root), evaluated)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Configs:
-    """The settings of every stage."""
-
-    ingest: IngestConfig
-    warmup: WarmupConfig
-    split: SplitConfig
-    unlearn: UnlearnConfig
-    finetune: FinetuneConfig
-    evaluate: EvaluateConfig
+def _specs() -> dict[str, StageSpec]:
+    """The declarations of the stages, in the order of the data."""
+    return {name: import_module(f"components.{name}.spec").SPECS[0] for name in _STAGES}
 
 
-def _configs(
-    ingest: Mapping[str, Any],
-    model: str,
-    warmup_epochs: int,
-    finetune_epochs: int,
-    seed: int,
-    further: Mapping[str, Mapping[str, Any]],
-) -> _Configs:
-    return _Configs(
-        ingest=from_mapping(IngestConfig, {**further["ingest"], **ingest, "attack": "none", "seed": seed}),
-        warmup=from_mapping(WarmupConfig, {**further["warmup"], "model": model, "epochs": warmup_epochs, "seed": seed}),
-        split=from_mapping(SplitConfig, {**further["split"], "seed": seed}),
-        unlearn=from_mapping(UnlearnConfig, {**further["unlearn"], "seed": seed}),
-        finetune=from_mapping(FinetuneConfig, {**further["finetune"], "epochs": finetune_epochs, "seed": seed}),
-        evaluate=from_mapping(EvaluateConfig, further["evaluate"]),
-    )
+def _configs(own: Mapping[str, Mapping[str, Any]], seed: int, settings: Mapping[str, Any]) -> dict[str, Config]:
+    """The settings of every stage.
+
+    Args:
+        own: What the call itself decides, by stage.
+        seed: Of every stage that has one.
+        settings: The user's, by ``stage.name``.
+    """
+    further: dict[str, dict[str, Any]] = {name: {} for name in _STAGES}
+    for text, value in settings.items():
+        stage, _, name = text.partition(".")
+        if stage not in further or not name:
+            raise ConfigError(
+                f"setting '{text[:80]}'",
+                expected=f"STAGE.NAME, with a stage of {', '.join(_STAGES)}",
+                found="another name",
+                hint="For example unlearn.steps.",
+            )
+        further[stage][name] = value
+    configs = {}
+    for name, spec in _specs().items():
+        seeded = {"seed": seed} if "seed" in spec.config.model_fields else {}
+        configs[name] = spec.config(**{**further[name], **seeded, **own.get(name, {})})
+    return configs
 
 
-def _stages(configs: _Configs, root: str, run_id: str) -> tuple[Published, bytes]:
-    """Runs the stages one after the other; gives what evaluate published, and the report."""
-    import components.evaluate.stage
-    import components.finetune.stage
-    import components.ingest.stage
-    import components.split.stage
-    import components.unlearn.stage
-    import components.warmup.stage
-
+def _stages(configs: Mapping[str, Config], root: str, run_id: str) -> Published:
+    """Runs the stages one after the other; gives what evaluate published."""
     done: dict[str, tuple[str, str]] = {}
-
-    def keep(name: str, published: Published) -> None:
+    for name, spec in _specs().items():
+        arguments: list[Any] = [configs[name], root, run_id]
+        if spec.parents:
+            arguments.append({parent: done[parent] for parent in spec.parents if parent in done})
+        published: Published = import_module(f"{spec.package}.stage").run_stage(*arguments)
         done[name] = (published.uri, published.sha256)
-
-    def of(*names: str) -> dict[str, tuple[str, str]]:
-        return {name: done[name] for name in names}
-
-    read = components.ingest.stage.run_stage(configs.ingest, root, run_id)
-    keep("ingest", read.main)
-    if read.truth is not None:
-        keep("truth", read.truth)
-    keep("warmup", components.warmup.stage.run_stage(configs.warmup, root, run_id, of("ingest")))
-    keep("split", components.split.stage.run_stage(configs.split, root, run_id, of("ingest", "warmup")))
-    keep("unlearn", components.unlearn.stage.run_stage(configs.unlearn, root, run_id, of("ingest", "warmup", "split")))
-    keep("finetune", components.finetune.stage.run_stage(configs.finetune, root, run_id, of("ingest", "unlearn")))
-    return components.evaluate.stage.run_stage(configs.evaluate, root, run_id, done)
+        for output, uri in published.outputs.items():
+            # A manifest of its own beside the stage's, as the truth of ingest.
+            if output.endswith("_uri") and uri:
+                manifest = output.removesuffix("_uri")
+                done[manifest] = (uri, published.outputs[f"{manifest}_sha256"])
+    return published
 
 
-def _result(store: FolderStore, evaluated: Published, page: bytes) -> Result:
+def _result(store: FolderStore, evaluated: Published) -> Result:
     manifest = evaluated.manifest
     suspects, config, weights = (
         store.get(ref.uri, ref.sha256)
@@ -232,23 +223,8 @@ def _result(store: FolderStore, evaluated: Published, page: bytes) -> Result:
         acc=manifest.metrics.get("acc"),
         suspects=decode_table(suspects, SUSPECTS, subject="suspects"),
         model=classifier_from(config, weights, subject="the model"),
-        report_html=page.decode(),
+        report_html=evaluated.files["report"].decode(),
     )
-
-
-def _by_stage(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    further: dict[str, dict[str, Any]] = {stage: {} for stage in _STAGES}
-    for name, value in settings.items():
-        stage, _, key = name.partition(".")
-        if stage not in further or not key:
-            raise ConfigError(
-                f"setting '{name[:80]}'",
-                expected=f"STAGE.NAME, with a stage of {', '.join(_STAGES)}",
-                found="another name",
-                hint="For example unlearn.steps.",
-            )
-        further[stage][key] = value
-    return further
 
 
 def _pixels(images: npt.ArrayLike) -> npt.NDArray[np.uint8]:

@@ -23,7 +23,7 @@ Choices where the paper's setting does not fit this budget:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,7 @@ def _finishing(case: Case, model: nn.Module, kept: Tensor, epochs: int) -> None:
 def unlearn(case: Case, model: nn.Module, isolated: Tensor, epochs: int) -> None:
     """Raises the loss of the isolated samples, bool [n], up to a bound, and lowers that of the others; in place."""
     rest, suspects = case.training_set(~isolated), case.training_set(isolated)
-    recipe = replace(case.recipe, learning_rate=SETTINGS.unlearning_rate)
+    recipe = case.recipe.model_copy(update={"learning_rate": SETTINGS.unlearning_rate})
     trainer = Trainer(model=model, recipe=recipe, phase="abl-unlearn", watch=NullWatch())
     order = EpochOrder(len(rest.labels), recipe.batch_size, recipe.seed, "abl-unlearn")
     ceiling = SETTINGS.bound * math.log(len(case.train.class_names))

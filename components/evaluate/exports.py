@@ -17,11 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def add_model_files(
-    run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]
+    run: StageRun, formats: str, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]
 ) -> dict[str, str]:
-    """Keeps the final model for publishing in every format that can be written here.
+    """Keeps the final model for publishing.
 
     Args:
+        formats: As ``EvaluateConfig.formats``.
         run: The evaluate stage, with the parents ``ingest`` and ``finetune``, and ``truth`` if there is one.
         holdout: The holdout's rows.
         facts: What evaluate found: ``verdict``, and ``reason`` and ``canary`` if there are any.
@@ -31,7 +32,7 @@ def add_model_files(
         Formats that are left out, with the reason.
     """
     from components.common.classifier import Classifier
-    from components.common.exporters import EXPORTERS, export
+    from components.common.exporters import EXPORTERS, export, formats_of
     from components.common.runs.inputs import read_model
 
     channels, height, width = holdout.images.shape[1:]
@@ -44,17 +45,18 @@ def add_model_files(
         class_names=tuple(holdout.class_names),
         provenance=_provenance(run, holdout, facts, metrics),
     )
-    left_out = {
-        name: f"not installed: {', '.join(exporter.missing)}"
-        for name in EXPORTERS
-        if (exporter := EXPORTERS[name]).missing
-    }
+    left_out, wanted = {}, {*formats_of(formats), "safetensors"}
+    for name in EXPORTERS:
+        if name not in wanted:
+            left_out[name] = "not asked for: evaluate.formats"
+        elif EXPORTERS[name].missing:
+            left_out[name] = f"not installed: {', '.join(EXPORTERS[name].missing)}"
     for name, reason in left_out.items():
-        logger.info("the model is not exported as %s: %s", name, reason)
-    files = {object_: file for name in EXPORTERS for object_, file in EXPORTERS[name].files.items()}
-    for object_, data in export(classifier, [name for name in EXPORTERS if name not in left_out]).items():
-        suffix = f".{files[object_].rpartition('.')[2]}"
-        run.add_bytes(object_, data, suffix=suffix, kind="model")
+        logger.info("the model is not published as %s; %s", name, reason)
+    files = {part: file for name in EXPORTERS for part, file in EXPORTERS[name].files.items()}
+    for part, data in export(classifier, [name for name in EXPORTERS if name not in left_out]).items():
+        suffix = f".{files[part].rpartition('.')[2]}"
+        run.add_bytes(part, data, suffix=suffix, kind="model")
     return left_out
 
 

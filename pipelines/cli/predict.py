@@ -92,7 +92,7 @@ def _model(name: str, store: str) -> Classifier:
     from components.common.classifier import load
     from components.common.classifier.loading import CONFIG_FILE
     from components.common.contracts.errors import ConfigError
-    from components.common.retraining.claims import checked_run_id
+    from components.common.contracts.names import checked_run_id
     from components.common.runs.publish import find_manifest
     from components.common.storage.addresses import join
     from components.common.storage.store import Store

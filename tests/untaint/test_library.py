@@ -86,10 +86,15 @@ def test_the_pipelines_stages_on_a_real_store_give_the_same_bits(
     order, n_train = defence._divided(numbers, names, 0.2, 0)
     pixels = defence._pixels(images)
     np.savez(tmp_path / "a.npz", images=pixels[order], labels=numbers[order], class_names=names, n_train=n_train)
-    settings = defence._by_stage(QUICK["settings"])
-    configs = defence._configs({"dataset": f"npz:{tmp_path}/a.npz", "mirror": "no"}, "convnet_tiny", 1, 1, 0, settings)
+    own = {
+        "ingest": {"dataset": f"npz:{tmp_path}/a.npz", "mirror": "no", "attack": "none"},
+        "warmup": {"model": "convnet_tiny", "epochs": 1},
+        "finetune": {"epochs": 1},
+    }
     with sharing_gate():
-        defence._stages(configs, store.root, "run")
+        defence._stages(
+            defence._configs(own, 0, {"evaluate.formats": "safetensors", **QUICK["settings"]}), store.root, "run"
+        )
     found = find_manifest(store, f"{store.root}/runs/run/evaluate")
     assert found is not None
     assert found[2].facts["verdict"] == result.verdict
