@@ -51,7 +51,7 @@ class Classifier:
         Raises:
             ConfigError: Images of another type or shape.
         """
-        given = images if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+        given = images if isinstance(images, Tensor) else torch.from_numpy(np.require(images, requirements=("C", "W")))
         if given.dtype != torch.uint8 or tuple(given.shape[1:]) != self.image_shape:
             raise ConfigError(
                 "the images to classify",
