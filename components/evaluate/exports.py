@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from components.common.classifier import Provenance
     from components.common.runs.inputs import Rows
-    from components.common.runs.lifecycle import StageRun
+    from components.common.runs.lifecycle import Published, StageRun
 
-__all__ = ["add_model_files"]
+__all__ = ["add_model_files", "with_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,19 @@ def add_model_files(
         suffix = f".{files[part].rpartition('.')[2]}"
         run.add_bytes(part, data, suffix=suffix, kind="model")
     return left_out
+
+
+def with_files(run: StageRun, published: Published) -> Published:
+    """The result with what the run graph shows of it: the report, and the model as it is used.
+
+    Raises:
+        ContractError: A published object is damaged.
+        StorageError: The store cannot serve.
+    """
+    objects = published.manifest.objects
+    shown = {"report": "report", "model": "model_pt2" if "model_pt2" in objects else "model_safetensors"}
+    refs = {name: published.manifest.object(part, published.uri) for name, part in shown.items()}
+    return replace(published, files={name: run.store.get(ref.uri, ref.sha256) for name, ref in refs.items()})
 
 
 def _provenance(run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> Provenance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from components.common.attacks import canary
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
 from components.evaluate.config import EvaluateConfig
-from components.evaluate.exports import add_model_files
+from components.evaluate.exports import add_model_files, with_files
 from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def run_stage(
     """Runs the stage.
 
     Returns:
-        The published result with the report, an HTML page, among its files.
+        The published result with the report, an HTML page, and the model among its files.
 
     Raises:
         UntaintError: An input breaks its contract, or the store fails.
@@ -45,8 +44,7 @@ def run_stage(
     with StageRun("evaluate", config, store_root, run_id, parents) as run:
         done = run.finished()
         if done is not None:
-            ref = done.manifest.object("report", done.uri)
-            return replace(done, files={"report": run.store.get(ref.uri, ref.sha256)})
+            return with_files(run, done)
         from components.common.runs.inputs import read_rows
 
         holdout = read_rows(run, "holdout")
@@ -64,7 +62,7 @@ def run_stage(
         page = render(_report(run, split, metrics, facts, _suspects(run, config, split, index)))
         run.add_bytes("report", page, suffix=".html", kind="document")
         facts["formats_left_out"] = add_model_files(run, config.formats, holdout, facts, metrics)
-        return replace(run.publish(facts, metrics), files={"report": page})
+        return with_files(run, run.publish(facts, metrics))
 
 
 def _read_split(run: StageRun) -> pa.Table:
