@@ -28,7 +28,7 @@ _FROM = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for: ``import untaint`` alone does not wait for PyTorch."""
+    """Imports a name when it is first used: ``import untaint`` alone does not wait for PyTorch."""
     from importlib import import_module
     from importlib.metadata import version
 

@@ -49,7 +49,7 @@ def add_model_files(
     left_out, wanted = {}, {*formats_of(formats), "safetensors"}
     for name in EXPORTERS:
         if name not in wanted:
-            left_out[name] = "not asked for: evaluate.formats"
+            left_out[name] = "not among evaluate.formats"
         elif EXPORTERS[name].missing:
             left_out[name] = f"not installed: {', '.join(EXPORTERS[name].missing)}"
     for name, reason in left_out.items():

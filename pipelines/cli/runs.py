@@ -27,18 +27,18 @@ __all__ = ["runs_group"]
 def runs_list_command(host: str, namespace: str, experiment: str, limit: int, as_json: bool, store: str) -> None:
     """List the latest runs: of this machine, with verdict and size, and of a Kubeflow Pipelines server.
 
-    A server is asked where --host, KF_PIPELINES_ENDPOINT or a kubectl configuration names one.
+    A server is queried where --host, KF_PIPELINES_ENDPOINT or a kubectl configuration names one.
     """
     from pipelines.local.runs import list_runs
 
     here, problems = list_runs(home(), store)
-    asked = bool(host or os.environ.get("KF_PIPELINES_ENDPOINT"))
+    named = bool(host or os.environ.get("KF_PIPELINES_ENDPOINT"))
     there: list[dict[str, Any]] | None = None
-    if asked or _kubectl_is_configured():
+    if named or _kubectl_is_configured():
         try:
             there = _server_runs(host, namespace, experiment, limit)
         except UntaintError as problem:
-            if asked:
+            if named:
                 raise
             problems.append(str(problem))
     for text in problems:

@@ -69,7 +69,7 @@ def located(run: str, store: str, home: Path) -> tuple[str, str]:
 
 
 def list_runs(home: Path, store: str = "") -> tuple[list[LocalRun], list[str]]:
-    """The runs of this machine, the latest first, and what could not be asked.
+    """The runs of this machine, the latest first, and why some stores could not be read.
 
     Args:
         home: Folder of what untaint keeps on this machine.
@@ -97,14 +97,14 @@ def list_runs(home: Path, store: str = "") -> tuple[list[LocalRun], list[str]]:
     for run_id, path in folders.items():
         if run_id not in runs:
             root = store_of.get(run_id, "")
-            asked = root not in problems
+            reached = root not in problems
             runs[run_id] = LocalRun(
                 run_id=run_id,
-                state=_state(path, finished=False) if asked else UNKNOWN,
+                state=_state(path, finished=False) if reached else UNKNOWN,
                 verdict="",
                 changed=_stamp(datetime.fromtimestamp(path.stat().st_mtime, UTC)),
                 folder_bytes=_size(path),
-                store_bytes=0 if asked else None,
+                store_bytes=0 if reached else None,
                 store=root,
             )
     return sorted(runs.values(), key=lambda run: (run.changed, run.run_id), reverse=True), list(problems.values())

@@ -17,7 +17,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Pixels:
     """Reads, checks and converts an image file.
 
     For a square shape it is resized as ``ingest.image_size`` does; another shape comes of images that kept their size,
-    and asks for that size. A grey image fills all channels. No drop makes a colour image grey, so neither is that done
+    and so does this one. A grey image fills all channels. No drop makes a colour image grey, so neither is that done
     here, unless all its channels are equal.
 
     Args:

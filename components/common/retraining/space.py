@@ -71,7 +71,7 @@ def needed_runs(
 
     Args:
         store: The store at the root of the run data.
-        runs: The runs that are asked about.
+        runs: The runs to decide on.
         now: The present time, with a time zone.
         quiet_seconds: Seconds without a written object after which an unfinished run does not run any more.
 

@@ -101,7 +101,7 @@ def test_a_run_is_logged_once_with_settings_figures_report_and_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if importlib.util.find_spec("sqlalchemy") is None:
-        # What mlflow-skinny alone can keep; a database asks for SQLAlchemy.
+        # What mlflow-skinny alone can keep; a database needs SQLAlchemy.
         monkeypatch.setenv(TRACKING, f"file://{tmp_path}/mlruns")
         monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     else:
