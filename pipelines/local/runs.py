@@ -77,12 +77,18 @@ def list_runs(home: Path, store: str = "") -> tuple[list[LocalRun], list[str]]:
     """
     folders = {path.name: path for path in sorted((home / "runs").glob("*")) if path.is_dir()}
     store_of: dict[str, str] = {}
-    for run_id in folders:
-        plan = load_plan(home, run_id)
+    problems: dict[str, str] = {}
+    for run_id in list(folders):
+        try:
+            plan = load_plan(home, run_id)
+        except ConfigError as problem:
+            # No run's name, or a plan that is damaged: that hides no other run.
+            problems[f"runs/{run_id}"] = str(problem)
+            del folders[run_id]
+            continue
         if plan is not None:
             store_of[run_id] = plan.store
     runs: dict[str, LocalRun] = {}
-    problems: dict[str, str] = {}
     roots = [*([store] if store else []), *store_of.values()]
     # Looking at what there is must not start a store where none has been, nor ask one that nobody used.
     if (home / "store").is_dir() and not _endpoint():

@@ -90,12 +90,14 @@ def test_a_store_that_does_not_answer_hides_no_other(home: Path, store: Store) -
     finish(store, "done")
     start(home, "done", store.root)
     start(home, "lost", "s3://no-such-bucket-of-ours/x")
+    (start(home, "torn", store.root) / "plan.json").write_text("{")
     found = called("runs", "list", "--json")
     assert found.exit_code == 0
     rows = {row["run_id"]: row for row in json.loads(found.stdout)}
     assert (rows["done"]["state"], rows["lost"]["state"]) == ("finished", "unknown")
     assert rows["lost"]["store_bytes"] is None
     assert "no-such-bucket-of-ours" in found.stderr
+    assert "torn" in found.stderr
 
 
 def test_a_run_is_deleted_when_that_is_confirmed(home: Path, store: Store) -> None:
