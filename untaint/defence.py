@@ -29,6 +29,7 @@ from components.common.tables.gate import sharing_gate
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import SUSPECTS
 from components.finetune.config import FinetuneConfig
+from components.ingest.config import CANARY_RATIO
 from components.warmup.config import WarmupConfig
 from untaint.result import Result
 
@@ -92,7 +93,7 @@ def audit(
     holdout: str = "",
     image_size: int = 0,
     mirror: str = "auto",
-    canary: float = 0.0,
+    canary: float = CANARY_RATIO,
     model: str = _WARMUP.model,
     warmup_epochs: int = _WARMUP.epochs,
     finetune_epochs: int = _FINETUNE.epochs,

@@ -19,8 +19,9 @@ class Result:
     """The outcome of ``defend`` or ``audit``.
 
     Attributes:
-        verdict: What was found in the data, in two or three words.
-        reason: Why, in a sentence; empty where the verdict says it all.
+        verdict: What was found in the data: ``poison found``, ``label errors found``, ``no poison found`` or
+            ``inconclusive``.
+        reason: Why, in a sentence.
         acc: Accuracy of the model on the holdout, in [0, 1].
         suspects: The training images that lost their label, the most suspect first: ``row`` (of the arrays) or ``key``
             (of the folder), ``label``, ``predicted_label``, ``suspicion`` in [0, 1] and ``reasons``. A pyarrow table,

@@ -26,7 +26,8 @@ def add_model_files(
         formats: As ``EvaluateConfig.formats``.
         run: The evaluate stage, with the parents ``ingest`` and ``finetune``, and ``truth`` if there is one.
         holdout: The holdout's rows.
-        facts: What evaluate found: ``verdict``, and ``reason`` and ``canary`` if there are any.
+        facts: What evaluate found: ``verdict``, ``reason``, ``checked`` and ``acc_measured_on``, and ``canary`` if there
+            is one.
         metrics: What it measured: ``acc`` and ``suspects``, and ``asr`` if an attack was injected.
 
     Returns:
@@ -92,9 +93,11 @@ def _provenance(run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics:
         holdout_samples=len(holdout.labels),
         seed=int(ingest.manifest.config["seed"]),
         verdict=str(facts["verdict"]),
-        reason=str(facts.get("reason", "")),
+        reason=str(facts.get("reason") or ""),
         suspects=int(metrics["suspects"]),
+        checked=str(facts.get("checked") or ""),
         acc=metrics["acc"],
+        acc_measured_on=str(facts.get("acc_measured_on") or ""),
         attack=f"{attack['name']} on {attack['poison_rate']:.2%} of the training images" if attack else "",
         asr=metrics.get("asr"),
         canary=facts.get("canary", {}),

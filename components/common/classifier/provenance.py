@@ -33,7 +33,9 @@ class Provenance:
         verdict: What the run found in the data.
         reason: Why, in a sentence.
         suspects: Training images that lost their label.
-        acc: Accuracy on the holdout, in [0, 1].
+        checked: What was looked for, and how little of it would have been seen.
+        acc: Accuracy, in [0, 1].
+        acc_measured_on: On which rows, in words.
         attack: The attack that the run injected itself, to measure what it prevents; empty without one.
         asr: Attack success rate of that attack's worst trigger, in [0, 1].
         canary: How the planted trigger fared: ``planted``, ``caught`` and ``fired``, the last two in [0, 1].
@@ -49,7 +51,9 @@ class Provenance:
     verdict: str = ""
     reason: str = ""
     suspects: int | None = None
+    checked: str = ""
     acc: float | None = None
+    acc_measured_on: str = ""
     attack: str = ""
     asr: float | None = None
     canary: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from components.common.contracts.errors import ConfigError
 from components.common.retraining.champions import champion_of, history
-from components.common.retraining.records import DONE, Claim
+from components.common.retraining.records import CLAIMED, Claim
 from components.common.runs.inventory import StoredRun, inventory, objects_of
 from components.common.runs.publish import MANIFEST_NAME, read_manifest
 from components.common.storage.addresses import ObjectInfo, join
@@ -91,8 +91,10 @@ def needed_runs(
         names.add(name)
         if rest.startswith("claims/"):
             claim = Claim.from_bytes(store.get(info.uri), info.uri)
-            if claim.state != DONE:
-                needed[claim.holder] = Need(kind=_CLAIM, text=f"it has claimed a drop for the model {name}")
+            if claim.state == CLAIMED:
+                # A takeover resumes from the data of the training that died.
+                for run_id in (claim.holder, claim.data_run_id):
+                    needed[run_id] = Need(kind=_CLAIM, text=f"its drop is claimed for the model {name}")
     for name in sorted(names):
         present = champion_of(store, name)
         for entry in history(store, name):

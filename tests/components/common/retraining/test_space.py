@@ -10,7 +10,7 @@ import pytest
 from components.common.contracts.errors import ConfigError
 from components.common.retraining.champions import champion_of, move
 from components.common.retraining.claims import model_uri
-from components.common.retraining.records import DONE, Champion, Claim
+from components.common.retraining.records import CLAIMED, DONE, REOPENED, Champion, Claim
 from components.common.retraining.space import QUIET_SECONDS, delete_run, find_garbage, free
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.inventory import inventory, objects_of
@@ -43,7 +43,7 @@ def make_champion(store: Store, run_id: str, name: str = "pets") -> None:
     move(store, Champion(**values), champion_of(store, name))  # type: ignore[arg-type]
 
 
-def claim(store: Store, run_id: str, state: str) -> None:
+def claim(store: Store, run_id: str, state: str, data: str = "") -> None:
     held = Claim(
         content=run_id,
         drop_uri="s3://d/x",
@@ -53,25 +53,27 @@ def claim(store: Store, run_id: str, state: str) -> None:
         since=time.time(),
         lease_seconds=1.0,
         state=state,
+        run_id=data,
     )
     store.put(join(model_uri(store.root, "pets"), "claims", f"{run_id}.json"), held.to_bytes())
 
 
 def test_only_old_runs_that_nothing_needs_are_garbage(store: Store) -> None:
-    for run_id in ("idle", "former", "present", "claimed", "trained"):
+    for run_id in ("idle", "former", "present", "claimed", "data", "trained", "again"):
         finished(store, run_id)
     stage(store, "unfinished", "ingest")
     make_champion(store, "former")
     make_champion(store, "present")
-    claim(store, "claimed", "claimed")
+    claim(store, "claimed", CLAIMED, data="data")
     claim(store, "trained", DONE)
+    claim(store, "again", REOPENED)
     assert find_garbage(store) == []
     assert find_garbage(store, older_than_days=30) == []
     found = find_garbage(store, older_than_days=30, now=LATER)
-    assert [one.run_id for one in found] == ["idle", "trained", "unfinished"]
+    assert [one.run_id for one in found] == ["again", "idle", "trained", "unfinished"]
     sizes = {run_id: run.size_bytes for run_id, run in inventory(store).items()}
     assert sum(free(store, one, LATER) for one in found) == sum(sizes[one.run_id] for one in found)
-    assert set(inventory(store)) == {"former", "present", "claimed"}
+    assert set(inventory(store)) == {"former", "present", "claimed", "data"}
 
 
 def test_a_run_at_work_is_never_garbage_however_short_the_age(store: Store) -> None:
@@ -107,7 +109,12 @@ def test_what_complete_stages_left_over_is_garbage_and_what_they_published_is_no
 
 @pytest.mark.parametrize(
     ("need", "words"),
-    [("champion", "champion of pets"), ("former", "rollback"), ("claimed", "claimed a drop"), ("working", "last hour")],
+    [
+        ("champion", "champion of pets"),
+        ("former", "rollback"),
+        ("claimed", "drop is claimed"),
+        ("working", "last hour"),
+    ],
 )
 def test_a_needed_run_is_not_deleted_and_the_message_says_why(store: Store, need: str, words: str) -> None:
     if need == "working":
@@ -120,7 +127,7 @@ def test_a_needed_run_is_not_deleted_and_the_message_says_why(store: Store, need
         finished(store, "other")
         make_champion(store, "other")
     if need == "claimed":
-        claim(store, "run", "claimed")
+        claim(store, "run", CLAIMED)
     with pytest.raises(ConfigError, match=words):
         delete_run(store, "run")
     assert objects_of(store, "run") is not None
