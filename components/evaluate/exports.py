@@ -26,8 +26,8 @@ def add_model_files(
         formats: As ``EvaluateConfig.formats``.
         run: The evaluate stage, with the parents ``ingest`` and ``finetune``, and ``truth`` if there is one.
         holdout: The holdout's rows.
-        facts: What evaluate found: ``verdict``, ``reason``, ``checked`` and ``acc_measured_on``, and ``canary`` if there
-            is one.
+        facts: What evaluate found: ``verdict``, ``reason``, ``checked`` and ``acc_measured_on``, and ``canary`` if one
+            was planted.
         metrics: What it measured: ``acc`` and ``suspects``, and ``asr`` if an attack was injected.
 
     Returns:
