@@ -23,9 +23,10 @@ class Result:
             ``inconclusive``.
         reason: Why, in a sentence.
         acc: Accuracy of the model on the holdout, in [0, 1].
-        suspects: The training images that lost their label, the most suspect first: ``row`` (of the arrays) or ``key``
-            (of the folder), ``label``, ``predicted_label``, ``suspicion`` in [0, 1] and ``reasons``. A pyarrow table,
-            since that is what the stages exchange; ``suspects.to_pandas()`` makes it a data frame.
+        suspects: The suspect images, the most suspect first: ``row`` (of the arrays) or ``key`` (of the folder),
+            ``label``, ``predicted_label``, ``suspicion`` in [0, 1], ``reasons`` and ``subset``, train or holdout. Those
+            of train lost their label. A pyarrow table, since that is what the stages exchange;
+            ``suspects.to_pandas()`` makes it a data frame.
         model: The clean model.
         report_html: The report, one self-contained page.
     """

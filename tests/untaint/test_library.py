@@ -50,7 +50,7 @@ def test_the_result_has_verdict_suspects_model_and_report(result: untaint.Result
     assert result.verdict
     assert result.acc is not None
     assert 0 <= result.acc <= 1
-    assert result.suspects.column_names == ["row", "label", "predicted_label", "suspicion", "reasons"]
+    assert result.suspects.column_names == ["row", "label", "predicted_label", "suspicion", "reasons", "subset"]
     # Positions are those of the arrays that were given, wherever the holdout came from.
     for row in result.suspects.to_pylist():
         assert row["label"] == labels[row["row"]]
@@ -99,7 +99,7 @@ def test_the_pipelines_stages_on_a_real_store_give_the_same_bits(
     found = find_manifest(store, f"{store.root}/runs/run/evaluate")
     assert found is not None
     assert found[2].facts["verdict"] == result.verdict
-    assert found[2].metrics["suspects"] == len(result.suspects)
+    assert found[2].metrics["suspects"] == result.suspects["subset"].to_pylist().count("train")
     published = store.get(found[2].objects["model_safetensors"].uri)
     assert published == result.save(tmp_path / "mine", ["safetensors"])[0].read_bytes()
 
