@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from components.common.contracts.verdicts import INCONCLUSIVE
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.exports import add_model_files, with_files
 from components.evaluate.judging import Judged, flagged, judge_holdout, withheld
 from components.evaluate.suspects import (
     by_suspicion,
@@ -43,18 +43,18 @@ def run_stage(
     """Runs the stage.
 
     Returns:
-        The published result with the report, an HTML page, among its files.
+        The published result with the report, an HTML page, and the model among its files.
 
     Raises:
         UntaintError: An input breaks its contract, or the store fails.
     """
     with StageRun("evaluate", config, store_root, run_id, parents) as run:
-        from components.evaluate.page import add_views, post_summary, read_views
+        from components.evaluate.page import add_views, post_summary
 
         done = run.finished()
         if done is not None:
             post_summary(run, done)
-            return replace(done, files=read_views(run, done))
+            return with_files(run, done)
         from components.common.runs.inputs import read_both
 
         train, holdout = read_both(run)
@@ -80,11 +80,13 @@ def run_stage(
         truth = _truth(run)
         metrics |= _split_figures(unplanted, truth) | _holdout_figures(judged, classes)
         _add_suspects(run, config, unplanted, judged, index, (train, holdout))
+        # Before the summary, which names the files.
+        facts["formats_left_out"] = add_model_files(run, config.formats, holdout, facts, metrics)
         shown = _shown(run, config, unplanted, index, truth, train, holdout, judged)
-        files = add_views(run, shown, facts, metrics)
+        add_views(run, shown, facts, metrics)
         published = run.publish(facts, metrics)
         post_summary(run, published)
-        return replace(published, files=files)
+        return with_files(run, published)
 
 
 def _read_split(run: StageRun) -> pa.Table:

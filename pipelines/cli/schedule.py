@@ -11,8 +11,9 @@ import click
 
 from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
-from pipelines.cli.submit import _server_options
+from pipelines.cli.submit import server_options
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.stages import TASKS
 from pipelines.local.home import home
@@ -96,7 +97,7 @@ def schedule_group() -> None:
 @_control
 @_training
 @_settings
-@_server_options
+@server_options
 def schedule_create_command(
     cron: str,
     drops: str,
@@ -166,14 +167,18 @@ def schedule_create_command(
 
 
 @schedule_group.command("list")
-@_server_options
-def schedule_list_command(host: str, namespace: str) -> None:
+@json_option()
+@server_options
+def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
     """List the schedules."""
     from pipelines.cluster.schedule import Schedules
     from pipelines.cluster.server import connect
     from pipelines.views.summary import table
 
     found = Schedules(connect(host, namespace)).all()
+    if as_json:
+        show_json([{"name": s.name, "cron": s.cron, "enabled": s.enabled, "drops": s.drops, "id": s.id} for s in found])
+        return
     if not found:
         click.echo("no schedules")
         return
@@ -187,7 +192,7 @@ def _change(verb: str, done: str, text: str) -> None:
 
     @schedule_group.command(verb, help=text)
     @click.argument("name")
-    @_server_options
+    @server_options
     def command(name: str, host: str, namespace: str) -> None:
         from pipelines.cluster.schedule import Schedules
         from pipelines.cluster.server import connect
@@ -213,6 +218,7 @@ _change("delete", "deleted; its runs stay, one at work too", "Delete the schedul
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
+    /,
     drops: str,
     name: str,
     store: str,
@@ -272,6 +278,7 @@ def schedule_retry_command(drop: str, name: str, store: str) -> None:
 @click.pass_context
 def backfill_command(
     ctx: click.Context,
+    /,
     first: str,
     last: str,
     drops: str,

@@ -13,6 +13,7 @@ from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import finished_stage
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
+from pipelines.views.model_files import take_home
 
 __all__ = ["SUMMARY", "lines_of", "read_summary", "show", "summary_uri", "table"]
 
@@ -49,6 +50,7 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
     if manifest.facts.get("canary"):
         write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
+    take_home(store, run_id, manifest, folder, write)
     ref = manifest.object("summary", uri)
     store.download_file(ref.uri, folder / SUMMARY, ref.sha256, ref.size_bytes)
     write(f"summary: {folder / SUMMARY}")
