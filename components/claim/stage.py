@@ -10,7 +10,7 @@ from typing import Any
 from components.claim.algorithm import described, terms_of
 from components.common.contracts.configs import ClaimConfig, as_mapping
 from components.common.contracts.errors import ContractError, DataError
-from components.common.retraining.claims import checked_run_id, claim_next, require_held
+from components.common.retraining.claims import checked_run_id, claim_next, require_drops, retake
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
 from components.common.runs.artifacts import StageManifest, stage_key
 from components.common.runs.lifecycle import Published, code_version
@@ -31,7 +31,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         address: a schedule that looks every few minutes shall not fill the store.
 
     Raises:
-        DataError: There is nothing to train but a drop that is not what its ``_READY.json`` says.
+        DataError: There is nothing to train but a drop that is not what its ``_READY.json`` says, or there never was
+            a drop below the prefix.
         UntaintError: The settings or the store are not usable.
     """
     checked_run_id(run_id)
@@ -48,7 +49,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
                 found="one of others",
                 hint="Start a new run id; a run keeps its claim.",
             )
-        require_held(store, config.name, Claim(**found[2].facts["claim"]))
+        # A run that stopped before it trained has given its drop back.
+        retake(store, config.name, Claim(**found[2].facts["claim"]))
         logger.info("this run has %s already", found[2].facts["drop_uri"])
         return Published(*found)
     search = claim_next(store, config.drops, terms)
@@ -60,6 +62,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
             found=search.refused[0],
             hint="They are looked at again next time.",
         )
+    if search.claim is None and not search.passed:
+        require_drops(store, config.drops, config.name)
     manifest = StageManifest(
         stage="claim",
         run_id=run_id,

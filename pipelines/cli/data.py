@@ -13,7 +13,7 @@ import click
 
 from components.common.contracts.configs import IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.options import name_option, settings_option, store_option
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 from pipelines.local.home import home
 from pipelines.local.screen import Screen
@@ -59,7 +59,7 @@ _INGEST = IngestConfig()
     help="Share of the training samples, in [0, 0.1], that get a trigger of our own, to see whether it is caught.",
 )
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
-@click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
+@name_option()
 @store_option()
 @settings_option()
 @click.pass_context
@@ -88,7 +88,8 @@ def ingest_command(
       untaint ingest --drop s3://bucket/drops/2026-11-20 --holdout s3://bucket/holdout
       untaint ingest --drop ./photos --only-check
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from pipelines.local.run import Plan, load_plan, new_run_id, run
+    from pipelines.local.records import Plan, new_name
+    from pipelines.local.run import run
 
     drop, given["holdout"] = _address(drop), _address(given["holdout"])
     parameters = {
@@ -106,14 +107,7 @@ def ingest_command(
     if only_check:
         own = {name: parameters[name] for name in ("dataset", "train_limit", "attack", "seed")}
         ctx.exit(_check(from_mapping(IngestConfig, {**parameters["ingest_settings"], **own}), drop, store, write))
-    if run_id and load_plan(home(), run_id) is not None:
-        raise ConfigError(
-            f"run {run_id}",
-            expected="the name of a new run",
-            found="one that was started here",
-            hint=f"`untaint run --run-id {run_id}` goes on with it.",
-        )
-    run_id = run_id or new_run_id()
+    run_id = new_name(home(), run_id, "")
     code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
     if code == 0:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
@@ -213,7 +207,8 @@ def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
       untaint suspects show s3://bucket/untaint/runs/20260131-120000-1f2e --top 64 --sheet suspects.png
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.storage.store import Store
-    from pipelines.local.run import load_plan, opened_store
+    from pipelines.local.records import load_plan
+    from pipelines.local.run import opened_store
     from pipelines.views.suspects import contact_sheet, read_images, read_suspects, run_of, suspect_lines
 
     run_id = run

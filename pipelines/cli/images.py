@@ -122,6 +122,7 @@ def run_docker_command(
     registry: str,
     tag: str,
     control: bool,
+    resume: str,
     run_id: str,
     store: str,
     settings: tuple[str, ...],
@@ -140,4 +141,4 @@ def run_docker_command(
       untaint run-docker --attack blended
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     options = BuildOptions(base_image=base_image, torch=torch, torch_cpu=torch_cpu, torchvision=torchvision)
-    start_run(ctx, control, run_id, store, settings, given, (registry, tag or content_tag(options)))
+    start_run(ctx, control, resume, run_id, store, settings, given, (registry, tag or content_tag(options)))

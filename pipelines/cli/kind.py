@@ -56,7 +56,7 @@ def run_local_command(
     from pipelines.cluster import kind as cluster
     from pipelines.dag.profiles import load_profile
     from pipelines.images.build import BuildOptions, build_images, content_tag
-    from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.local.records import checked_run_id, new_run_id
 
     write = partial(click.echo, file=sys.stdout)
     names = ("base_image", "torch_cpu", "torch_cpu_index_url", "network")

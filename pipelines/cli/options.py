@@ -9,7 +9,7 @@ import click
 
 from pipelines.dag.settings import CONFIGS
 
-__all__ = ["EVERY_SETTING", "OWN_STORE", "settings_option", "store_option"]
+__all__ = ["EVERY_SETTING", "OWN_STORE", "name_option", "resume_option", "settings_option", "store_option"]
 
 _Option = Callable[[Any], Any]
 
@@ -33,3 +33,17 @@ def settings_option(text: str = EVERY_SETTING) -> _Option:
         text: Whose settings the command takes.
     """
     return click.option("--set", "settings", multiple=True, metavar="STAGE.KEY=VALUE", help=text)
+
+
+def resume_option(text: str = "Go on with this run, with the options that it was started with.") -> _Option:
+    """``--resume``.
+
+    Args:
+        text: What is gone on with.
+    """
+    return click.option("--resume", default="", metavar="RUN_ID", help=text)
+
+
+def name_option() -> _Option:
+    """``--run-id``."""
+    return click.option("--run-id", default="", metavar="NAME", help="Name of the new run. [default: date and time]")

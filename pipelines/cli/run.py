@@ -10,8 +10,8 @@ import click
 from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import settings_option, store_option
-from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from pipelines.cli.options import name_option, resume_option, settings_option, store_option
+from pipelines.dag.settings import apply_settings, default_parameters
 from pipelines.local.home import home
 
 __all__ = ["compile_command", "report_command", "run_command", "start_run"]
@@ -32,17 +32,23 @@ def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..
 @_option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are.")
 @_option("poison_rate", "Poisoned share of the training set, in [0, 1].")
 @_option("target_label", "Class that triggered images are to be taken for.")
-@_option("model", "Model to train (`untaint list models`).")
+@_option("model", "Model to train (`untaint list architectures`).")
 @_option("seed", "Seed of everything random.")
 @_CONTROL
-@click.option(
-    "--run-id", default="", help="Continue this run, with the options it was started with; or name a new one."
-)
+@resume_option()
+@name_option()
 @store_option()
 @settings_option()
 @click.pass_context
 def run_command(
-    ctx: click.Context, /, control: bool, run_id: str, store: str, settings: tuple[str, ...], **given: Any
+    ctx: click.Context,
+    /,
+    control: bool,
+    resume: str,
+    run_id: str,
+    store: str,
+    settings: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Run the whole pipeline on this machine.
 
@@ -52,13 +58,15 @@ def run_command(
       untaint run --attack wanet --poison-rate 0.05 --seed 1
       untaint run --dataset parquet:s3://bucket/images --attack none --store s3://bucket/untaint
       untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
+      untaint run --resume 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    start_run(ctx, control, run_id, store, settings, given)
+    start_run(ctx, control, resume, run_id, store, settings, given)
 
 
 def start_run(
     ctx: click.Context,
     control: bool,
+    resume: str,
     run_id: str,
     store: str,
     settings: tuple[str, ...],
@@ -70,27 +78,28 @@ def start_run(
     Args:
         ctx: The command's context, which knows what the user gave.
         control: Whether the undefended model is trained.
-        run_id: The run to continue or to name; empty for a new one.
+        resume: The run to go on with; empty for a new one.
+        run_id: Name of the new run; empty for one made up.
         store: Root URI of the user's store, or empty.
         settings: ``stage.key=value`` texts.
         given: The pipeline's parameters that are options of their own.
         images: Registry and tag of the images in which the stages run; None runs them as processes.
     """
-    from pipelines.local.run import Plan, load_plan, new_run_id, run
+    from pipelines.local.records import PLAN, Plan, new_name, resumed
+    from pipelines.local.run import run
     from pipelines.local.screen import Screen
 
-    before = load_plan(home(), run_id) if run_id else None
+    run_id = new_name(home(), run_id, resume)
+    before = resumed(home(), resume, PLAN, Plan) if resume else None
     chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
     parameters = {**_DEFAULTS, **(before.parameters if before else {})}
     parameters |= {name: value for name, value in given.items() if name in chosen}
-    parameters = apply_settings(parameters, settings)
-    check_parameters(parameters)
     plan = Plan(
-        parameters=parameters,
+        parameters=apply_settings(parameters, settings),
         control=before.control if before and "control" not in chosen else control,
         store=before.store if before and "store" not in chosen else store,
     )
-    ctx.exit(run(plan, run_id or new_run_id(), home(), Screen(sys.stdout), images))
+    ctx.exit(run(plan, run_id, home(), Screen(sys.stdout), images, resume=bool(resume)))
 
 
 @click.command("report")
@@ -99,7 +108,8 @@ def start_run(
 def report_command(run_id: str, store: str) -> None:
     """Show the result of the finished run RUN_ID again, and fetch its report."""
     from components.common.storage.store import Store
-    from pipelines.local.run import load_plan, opened_store
+    from pipelines.local.records import load_plan
+    from pipelines.local.run import opened_store
     from pipelines.views.summary import show
 
     plan = load_plan(home(), run_id)

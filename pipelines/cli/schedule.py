@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from components.common.contracts.configs import ClaimConfig, PromoteConfig
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.options import name_option, resume_option, settings_option, store_option
 from pipelines.cli.submit import _server_options
 from pipelines.local.home import home
 from pipelines.local.screen import Screen
@@ -38,10 +40,14 @@ _settings = settings_option(
 def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
     """The retraining pipeline's parameters with what the user set."""
     from pipelines.dag.retrain import default_parameters
+
+    return _set({**default_parameters(), **given}, settings)
+
+
+def _set(parameters: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
     from pipelines.dag.settings import apply_settings
     from pipelines.dag.settings import default_parameters as of_training
 
-    parameters = {**default_parameters(), **given}
     for text in settings:
         if text.partition("=")[0].strip() in _DECIDED:
             raise ConfigError(
@@ -170,12 +176,13 @@ _change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and 
 
 
 @schedule_group.command("run-once")
-@_drops
+@click.option("--drops", default="", metavar="s3://…", help="Prefix with one folder per drop.")
 @_name
 @_store
 @_control
 @_settings
-@click.option("--run-id", default="", help="Go on with this run, which was stopped; or name a new one.")
+@resume_option("Go on with this run, which stopped, and with its drop.")
+@name_option()
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
@@ -184,6 +191,7 @@ def schedule_run_once_command(
     store: str,
     control: bool,
     settings: tuple[str, ...],
+    resume: str,
     run_id: str,
 ) -> None:
     """Do on this machine what a schedule does on a cluster, once.
@@ -191,14 +199,26 @@ def schedule_run_once_command(
     Ends with 0 if the model was promoted or there is nothing new, and with 6 if the gates kept the champion.
 
     \b
-    Example:
+    Examples:
       untaint schedule run-once --drops s3://untaint/drops --name digits
+      untaint schedule run-once --resume 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from pipelines.local.retrain import retrain_once
-    from pipelines.local.run import new_run_id
+    from pipelines.local.records import ORDER, new_name, resumed
+    from pipelines.local.retrain import Order, retrain_once
 
-    order = _order(name, drops, store, control, _parameters(settings))
-    ctx.exit(retrain_once(order, run_id or new_run_id(), home(), Screen(sys.stdout)).code)
+    run_id = new_name(home(), run_id, resume)
+    if resume:
+        before = resumed(home(), resume, ORDER, Order)
+        given = {"drops": drops, "name": name, "store": store, "control": control}
+        chosen = {
+            key: value for key, value in given.items() if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT
+        }
+        order = replace(before, **chosen, parameters=_set(before.parameters, settings))
+    else:
+        if not drops:
+            raise click.UsageError("Missing option '--drops'.")
+        order = _order(name, drops, store, control, _parameters(settings))
+    ctx.exit(retrain_once(order, run_id, home(), Screen(sys.stdout), resume=bool(resume)).code)
 
 
 @click.command("backfill")

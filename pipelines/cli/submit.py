@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import parse_uri
 from pipelines.cli.options import settings_option, store_option
-from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from pipelines.dag.settings import apply_settings, default_parameters
 
 __all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
 
@@ -57,7 +57,7 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         settings_option(),
         click.option("--control/--no-control", default=True, show_default=True, help="Train the undefended model too."),
         _option("seed", "Seed of everything random."),
-        _option("model", "Model to train (`untaint list models`)."),
+        _option("model", "Model to train (`untaint list architectures`)."),
         _option("target_label", "Class that triggered images are to be taken for."),
         _option("poison_rate", "Poisoned share of the training set, in [0, 1]."),
         _option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are."),
@@ -72,10 +72,13 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
     """The pipeline's parameters as checked from the values of ``parameter_options``.
 
     Raises:
-        ConfigError: A setting that does not exist, a value out of its range, or a dataset that no pod could reach.
+        ConfigError: A setting or name that does not exist, a value out of its range, a model for larger images, or a
+            dataset that no pod could reach.
     """
+    from pipelines.local.preflight import check_names
+
     parameters = apply_settings({**_DEFAULTS, **given}, settings)
-    check_parameters(parameters)
+    check_names(parameters)
     source, colon, place = str(parameters["dataset"]).partition(":")
     if colon and not place.startswith("s3://"):
         raise ConfigError(
@@ -132,14 +135,16 @@ def submit_command(
     from pipelines.cluster.submit import follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
-    from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.local.records import checked_run_id, new_run_id
 
-    try:
-        parse_uri(store)
-    except ConfigError:
+    if not store:
         raise ConfigError(
-            "the store of the run", expected="s3://BUCKET/PREFIX", found=f"'{store[:80]}'", hint="Give it with --store."
-        ) from None
+            "the store of the run",
+            expected="s3://BUCKET/PREFIX, as the cluster sees it",
+            found="none",
+            hint="Give it with --store, or set UNTAINT_STORE.",
+        )
+    parse_uri(store)
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
     write = partial(click.echo, file=sys.stdout)

@@ -28,7 +28,7 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
         ContractError: The report is damaged.
         StorageError: The store cannot serve.
     """
-    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store with --store."
+    hint = f"Finish it with `untaint run --resume {run_id}`, or name the store with --store."
     _, _, manifest = finished_stage(store, run_id, "evaluate", hint)
     for line in lines_of(manifest):
         write(line)

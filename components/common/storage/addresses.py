@@ -42,7 +42,9 @@ def parse_uri(uri: str) -> tuple[str, str]:
         raise ConfigError(
             f"URI '{uri[:200]}'",
             expected="s3://BUCKET/KEY",
-            found=f"scheme '{scheme[:20]}'" if scheme != "s3" else "a key that starts with a slash or holds a zero byte",
+            found=f"scheme '{scheme[:20]}'"
+            if scheme != "s3"
+            else "a key that starts with a slash or holds a zero byte",
             hint="Write the full s3:// URI.",
         )
     if not _BUCKET.fullmatch(bucket):

@@ -14,7 +14,7 @@ from components.common.contracts.errors import ConfigError
 from components.common.runs.artifacts import StageManifest
 from pipelines.cli.main import cli
 from pipelines.dag.settings import CONFIGS, apply_settings, check_parameters, default_parameters
-from pipelines.local.run import load_plan, new_run_id
+from pipelines.local.records import load_plan, new_run_id
 from pipelines.views.summary import lines_of
 
 

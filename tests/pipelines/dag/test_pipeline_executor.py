@@ -35,6 +35,8 @@ def run(number: int, settings: dict[str, Any], lineage: dsl.Output[dsl.Dataset],
             raise StorageError("the bucket", expected="an answer", found="none", hint="Start it.")
         if number == 14:
             raise ZeroDivisionError("a defect")
+        if number == 15:
+            raise OSError(28, "No space left on device", "/scratch/pixels")
         return Result(f"s3://b/{number}", "ab", StageManifest(
             stage="tiny", run_id="r", key="k", config={}, parents={}, code_version="c", objects={},
             metrics={"acc": 0.5}))
@@ -121,14 +123,37 @@ def test_a_person_sees_the_stages_lines_and_none_of_kfps(tmp_path: Path, monkeyp
 def test_a_stage_that_explains_its_stop_keeps_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = _run(tmp_path, monkeypatch, 1, 13, 2)
     assert (ran.progress.failed, ran.code, len(ran.progress.ended)) == ("stage13", 4, 2)
-    assert "      StorageError: the bucket: expected an answer; found none. Start it." in ran.lines
+    assert [line.strip() for line in ran.lines[-5:-1]] == [
+        "problem:    StorageError: the bucket",
+        "expected:   an answer",
+        "found:      none",
+        "what to do: Start it.",
+    ]
     assert not any("Traceback" in line for line in ran.lines)
 
 
-def test_a_defect_keeps_its_traceback_and_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_a_stage_ends_with_the_code_of_resources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _run(tmp_path, monkeypatch, 15)
+    assert (ran.progress.failed, ran.code) == ("stage15", 5)
+    assert any("ResourceError: the disk of /scratch" in line for line in ran.lines)
+
+
+def test_a_defect_is_shown_in_four_lines_and_its_traceback_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = _run(tmp_path, monkeypatch, 14)
     assert (ran.progress.failed, ran.code) == ("stage14", 1)
-    assert any("ZeroDivisionError: a defect" in line for line in ran.lines)
+    assert [line.split()[0] for line in ran.lines[-5:-1]] == ["problem:", "expected:", "found:", "what"]
+    assert "found:      ZeroDivisionError: a defect" in [line.strip() for line in ran.lines]
+    assert not any("Traceback" in line for line in ran.lines)
+    assert "Traceback" in (ran.folder / "traceback.txt").read_text()
+
+
+def test_debugging_shows_the_traceback_of_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNTAINT_DEBUG", "1")
+    assert any("Traceback" in line for line in _run(tmp_path, monkeypatch, 14).lines)
 
 
 def test_the_python_of_this_process_is_back_after_a_run(tmp_path: Path) -> None:

@@ -233,7 +233,9 @@ def test_an_unreachable_endpoint_is_told_soon(store: Store, monkeypatch: pytest.
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:hidden@127.0.0.1:{port}")
     monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "2")
     start = time.monotonic()
-    with pytest.raises(StorageError, match=f"127.0.0.1:{port}.*found a refused connection: nothing listens there.*AWS_ENDPOINT_URL") as caught:
+    with pytest.raises(
+        StorageError, match=f"127.0.0.1:{port}.*found a refused connection: nothing listens there.*AWS_ENDPOINT_URL"
+    ) as caught:
         Store(store.root).get(join(store.root, "a"))
     assert time.monotonic() - start < 5
     assert "hidden" not in str(caught.value)

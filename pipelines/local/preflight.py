@@ -1,0 +1,230 @@
+"""What can be checked of a run before its first stage starts: names, sizes, the folder, the disk, the store.
+
+Every check is one that a stage would make too, later and after work that is then in vain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.common.contracts.errors import ConfigError, DataError
+from components.common.contracts.os_errors import full_disk, room
+
+if TYPE_CHECKING:
+    from components.common.datasets.base import Folder
+    from components.common.storage.store import Store
+
+__all__ = ["check_agreement", "check_machine", "check_names", "check_store"]
+
+_FIXED_BYTES = 256 * 2**20
+"""What a run writes whatever its data: models and their states, tables, reports. Measured on 4,000 digits: 60 MiB."""
+_COPIES = 3
+"""Bytes on disk per byte of pixels: the array, the encoded images, scratch. Measured on 10,000 CIFAR-10 images: 2.2."""
+_PIXELS = {"mnist5k": (5_000, 28 * 28), "cifar10": (60_000, 3 * 32 * 32)}
+"""Images and bytes per image of the datasets that bring a fixed number of them."""
+_LOOKED_AT = 200
+"""Entries of a folder among which an image is looked for."""
+
+
+def check_names(parameters: Mapping[str, Any]) -> None:
+    """Looks every name and value of a run up, without any data.
+
+    Args:
+        parameters: The training's parameters, as from ``pipelines.dag.settings.default_parameters``.
+
+    Raises:
+        ConfigError: An unknown setting, attack, dataset or model; a value out of range; a model for larger images.
+    """
+    from components.common.attacks.base import ATTACKS
+    from components.common.datasets.base import DATASETS
+    from pipelines.dag.settings import stage_configs
+
+    configs = stage_configs(parameters)
+    kind, _, place = str(parameters["dataset"]).partition(":")
+    _ = DATASETS[kind]
+    if parameters["attack"] != "none":
+        _ = ATTACKS[parameters["attack"]]
+    if place.startswith("s3://"):
+        from components.common.storage.addresses import parse_uri
+
+        parse_uri(place)
+    side = configs["ingest"].image_size
+    if not side and kind in _PIXELS:
+        side = {"mnist5k": 28, "cifar10": 32}[kind]
+    for name in sorted({configs["warmup"].model, configs["control"].model}):
+        _check_model(name, side)
+
+
+def check_machine(parameters: Mapping[str, Any], home: Path, *, embedded: bool) -> None:
+    """Checks the folder and the disks that a run on this machine writes to.
+
+    Args:
+        parameters: As for ``check_names``.
+        home: Folder of what untaint keeps on this machine.
+        embedded: Whether the run's data are kept in it too.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+        ResourceError: A disk has less room than the run takes.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except PermissionError as problem:
+        # The name of the file that was tried says nothing.
+        raise PermissionError(problem.errno, problem.strerror, str(home)) from None
+    pixels = _pixel_bytes(parameters)
+    at_home = _FIXED_BYTES // 8 + embedded * (_FIXED_BYTES + _COPIES * pixels)
+    for folder, size in ((home, at_home), (Path(tempfile.gettempdir()), pixels)):
+        if room(folder) < size:
+            raise full_disk(folder, f"{size / 2**20:.0f} MiB for this run")
+
+
+def check_store(store: Store, parameters: Mapping[str, Any]) -> None:
+    """Checks that the store can do everything, and that the model can take the images that are there.
+
+    Args:
+        store: The store of the run data.
+        parameters: As for ``check_names``.
+
+    Raises:
+        ConfigError: The model cannot take images of that size.
+        DataError: There is no folder of that name on this machine.
+        UntaintError: The store cannot be reached, or lacks something that untaint needs.
+    """
+    from components.common.datasets.base import LocalFiles
+    from components.common.storage.probe import probe, require
+    from components.ingest.sources import StoreFiles
+    from pipelines.dag.settings import stage_configs
+
+    require(probe(store))
+    place = str(parameters["dataset"]).partition(":")[2]
+    configs = stage_configs(parameters)
+    if not place or configs["ingest"].image_size:
+        return
+    files = StoreFiles(store) if place.startswith("s3://") else LocalFiles()
+    side = _first_side(files.folder(place), files.open)
+    if side:
+        for name in sorted({configs["warmup"].model, configs["control"].model}):
+            _check_model(name, side)
+
+
+def check_agreement(store: Store, run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Checks that a run can be resumed with these parameters: what is finished was made with the same ones.
+
+    Args:
+        store: The store of the run data.
+        run_id: The run.
+        parameters: As for ``check_names``.
+
+    Raises:
+        ConfigError: A finished stage has other settings, or was made by another version of untaint.
+    """
+    from components.common.contracts.configs import as_mapping
+    from components.common.runs.artifacts import stage_key
+    from components.common.runs.lifecycle import code_version
+    from components.common.runs.publish import find_manifest
+    from components.common.storage.addresses import join
+    from pipelines.dag.settings import stage_configs
+
+    for stage, config in stage_configs(parameters).items():
+        found = find_manifest(store, join(store.root, "runs", run_id, stage))
+        if found is None:
+            continue
+        manifest = found[2]
+        if manifest.code_version != code_version():
+            raise ConfigError(
+                f"run {run_id}, stage {stage}",
+                expected="results of this version of untaint",
+                found="a result of another version",
+                hint="Start a new run: the same command without --resume.",
+            )
+        settings = as_mapping(config)
+        if stage_key(stage, settings, manifest.parents, manifest.code_version) == manifest.key:
+            continue
+        differing = [
+            f"{name} {_short(manifest.config[name])}, not {_short(settings[name])}"
+            for name in sorted(settings)
+            if name in manifest.config and manifest.config[name] != settings[name]
+        ]
+        raise ConfigError(
+            f"run {run_id}, stage {stage}",
+            expected="the settings with which it finished",
+            found=f"it done with {'; '.join(differing) or 'another attack'}",
+            hint="Leave these options out to resume the run, or start a new run: the same command without --resume.",
+        )
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def _check_model(name: str, side: int) -> None:
+    """Looks a model up, and builds it without memory for its weights where the size of the images is known."""
+    from components.common.models import MODELS, ModelSpec, build_model
+
+    if not side:
+        _ = MODELS[name]
+        return
+    import torch
+
+    spec = ModelSpec(num_classes=2, channels=3, image_size=side, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with torch.device("meta"):
+        build_model(name, spec)
+
+
+def _first_side(folder: Folder, opened: Callable[[str], Any]) -> int:
+    """Height of the first image of a folder, in which all have one size if none is asked for; 0 if none is found."""
+    for key, size in itertools.islice(folder.entries(), _LOOKED_AT):
+        if key.endswith(".parquet"):
+            side = _first_side_of_shard(f"{folder.location}/{key}", opened)
+        else:
+            side = _side(folder.read(key, size)) if 0 < size <= 2**26 else 0
+        if side:
+            return side
+    return 0
+
+
+def _first_side_of_shard(uri: str, opened: Callable[[str], Any]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # Whatever is wrong with the file, the stage that reads it says it better.
+    with contextlib.suppress(pa.ArrowException, OSError, ValueError, KeyError, TypeError), opened(uri) as file:
+        batch = next(pq.ParquetFile(file).iter_batches(batch_size=1))
+        for column in batch.columns:
+            (value,) = column.to_pylist()
+            data = value.get("bytes") if isinstance(value, dict) else value
+            if isinstance(data, bytes) and (side := _side(data)):
+                return side
+    return 0
+
+
+def _side(data: bytes | None) -> int:
+    from components.common.intake.images import decode
+
+    try:
+        return int(decode(data or b"", 0, "the first image").pixels.shape[1])
+    except DataError:
+        return 0
+
+
+def _pixel_bytes(parameters: Mapping[str, Any]) -> int:
+    """Bytes of all images once decoded; 0 where that cannot be said without reading them."""
+    kind, _, place = str(parameters["dataset"]).partition(":")
+    settings = parameters["ingest_settings"]
+    side = int(settings.get("image_size") or 0)
+    count, size = _PIXELS.get(kind, (0, 3 * 32 * 32))
+    if place and "://" not in place:
+        count = sum(len(names) for _, _, names in os.walk(Path(place).expanduser()))
+    limits = [int(parameters["train_limit"]), int(settings.get("holdout_limit") or 0)]
+    if all(limits):
+        count = min(count, sum(limits))
+    return count * (3 * side * side if side else size)
