@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import Tensor
 
-from components.common.contracts.errors import ConfigError
+from components.common.contracts.errors import ConfigError, DataError
 from components.common.retraining.claims import model_uri
 from components.common.retraining.drops import deliver
 from components.common.storage.store import Store
@@ -149,6 +149,14 @@ def test_the_size_of_ones_own_images_is_checked_before_the_first_stage(
         where = ["run", "--attack", "none", "--dataset", f"parquet:{photos.parent / 'shards'}"]
     text = refused(called(*where, "--model", "resnet18"))
     assert "found:      28" in text
+    assert started(home) == []
+
+
+def test_a_folder_that_is_not_there_is_refused_before_the_first_stage(
+    called: Called, home: Path, tmp_path: Path
+) -> None:
+    text = refused(called("run", "--attack", "none", "--dataset", f"parquet:{tmp_path}/nowhere"), DataError.exit_code)
+    assert f"{tmp_path}/nowhere" in text
     assert started(home) == []
 
 
