@@ -28,8 +28,8 @@ _COPIES = 3
 """Bytes on disk per byte of pixels: the array, the encoded images, scratch. Measured on 10,000 CIFAR-10 images: 2.2."""
 _PIXELS = {"mnist5k": (5_000, 28 * 28), "cifar10": (60_000, 3 * 32 * 32)}
 """Images and bytes per image of the datasets that bring a fixed number of them."""
-_LOOKED_AT = 200
-"""Entries of a folder among which an image is looked for."""
+_LISTED, _LOOKED_AT = 10_000, 24
+"""Entries of a folder that are listed to learn the size of its images, and how many of them are read."""
 
 
 def check_names(parameters: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ def check_store(store: Store, parameters: Mapping[str, Any]) -> None:
     if not place or configs["ingest"].image_size:
         return
     files = StoreFiles(store) if place.startswith("s3://") else LocalFiles()
-    side = _first_side(files.folder(place), files.open)
+    side = _common_side(files.folder(place), files.open)
     if side:
         for name in sorted({configs["warmup"].model, configs["control"].model}):
             _check_model(name, side)
@@ -180,16 +180,21 @@ def _check_model(name: str, side: int) -> None:
         build_model(name, spec)
 
 
-def _first_side(folder: Folder, opened: Callable[[str], Any]) -> int:
-    """Height of the first image of a folder, in which all have one size if none is asked for; 0 if none is found."""
-    for key, size in itertools.islice(folder.entries(), _LOOKED_AT):
-        if key.endswith(".parquet"):
-            side = _first_side_of_shard(f"{folder.location}/{key}", opened)
-        else:
-            side = _side(folder.read(key, size)) if 0 < size <= 2**26 else 0
-        if side:
-            return side
-    return 0
+def _common_side(folder: Folder, opened: Callable[[str], Any]) -> int:
+    """Height of a folder's images if those that are looked at, from all over it, have one; else 0.
+
+    Where sizes differ the most frequent one stays, which only a reading of all can tell.
+    """
+    from components.common.intake.images import MAX_IMAGE_BYTES
+
+    entries = list(itertools.islice(folder.entries(), _LISTED))
+    shards = [key for key, _ in entries if key.endswith(".parquet")]
+    sides = {_first_side_of_shard(f"{folder.location}/{key}", opened) for key in shards[:3]}
+    if not shards:
+        chosen = entries[:: max(1, len(entries) // _LOOKED_AT)]
+        sides = {_side(folder.read(key, size)) for key, size in chosen if 0 < size <= MAX_IMAGE_BYTES}
+    sides.discard(0)
+    return sides.pop() if len(sides) == 1 else 0
 
 
 def _first_side_of_shard(uri: str, opened: Callable[[str], Any]) -> int:

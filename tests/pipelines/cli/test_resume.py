@@ -19,7 +19,7 @@ from components.common.storage.store import Store
 from components.ingest.stage import run_stage
 from pipelines.cli.main import cli
 from pipelines.dag.settings import default_parameters, stage_configs
-from pipelines.local.preflight import check_agreement, check_names
+from pipelines.local.preflight import check_agreement, check_names, check_store
 from pipelines.local.records import ORDER, PLAN, Plan, keep_record, load_plan
 from pipelines.local.retrain import Order
 
@@ -150,6 +150,14 @@ def test_the_size_of_ones_own_images_is_checked_before_the_first_stage(
     text = refused(called(*where, "--model", "resnet18"))
     assert "found:      28" in text
     assert started(home) == []
+
+
+def test_images_of_several_sizes_are_left_to_the_stage_that_reads_them_all(photos: Path, store: Store) -> None:
+    """The most frequent size stays, and only a reading of all tells which that is."""
+    for number in range(30):
+        Image.new("L", (64, 64)).save(photos / "0" / f"larger-{number}.png")
+    parameters = {**default_parameters(), "dataset": f"drop:{photos}", "attack": "none", "model": "resnet18"}
+    check_store(store, parameters)
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_first_stage(
