@@ -30,6 +30,9 @@ def raised(problem: BaseException, cause: BaseException | None = None) -> BaseEx
         (PermissionError(errno.EACCES, "Permission denied", "/data/x"), ConfigError, "/data/x"),
         (OSError(errno.EROFS, "Read-only file system", "/data/x"), ConfigError, "/data/x"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/data/x"), ConfigError, "/data/x"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/data"), ConfigError, "/data"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/no/such/folder/x"), ConfigError, "/no/such/folder/x"),
+        (OSError(errno.EIO, "Input/output error", "/data/x"), ResourceError, "the disk of /data"),
         (FileExistsError(errno.EEXIST, "File exists", "/data/x"), ConfigError, "/data/x"),
     ],
 )
