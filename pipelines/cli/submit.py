@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import parse_uri
-from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.options import name_option, resume_option, settings_option, store_option
 from pipelines.dag.settings import apply_settings, default_parameters
 
 __all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
@@ -98,7 +98,8 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
 @store_option("Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.")
 @click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
-@click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
+@resume_option("Go on with this run: a new run on the server, which keeps what is finished; give its options again.")
+@name_option()
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
 @click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
 @parameter_options
@@ -116,6 +117,7 @@ def submit_command(
     store: str,
     experiment: str,
     service_account: str,
+    resume: str,
     run_id: str,
     wait: bool,
     timeout: int | None,
@@ -132,10 +134,10 @@ def submit_command(
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import follow, start, task_names, upload
+    from pipelines.cluster.submit import check_name, follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
-    from pipelines.local.records import checked_run_id, new_run_id
+    from pipelines.local.records import chosen_name
 
     if not store:
         raise ConfigError(
@@ -148,7 +150,8 @@ def submit_command(
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
     write = partial(click.echo, file=sys.stdout)
-    run_id = checked_run_id(run_id or new_run_id())
+    named = resume or run_id
+    run_id = chosen_name(run_id, resume)
     if package and ctx.get_parameter_source("control") is not ParameterSource.DEFAULT:
         raise ConfigError(
             "--control", expected="no --package beside it", found="both", hint="It is decided when compiling."
@@ -159,6 +162,8 @@ def submit_command(
             compile_pipeline(path, registry, tag, granted, control=control)
         names = task_names(path)
         server = connect(host, namespace)
+        if named:
+            check_name(server, f"{PIPELINE_NAME} {run_id}", run_id, "submit", resume=bool(resume))
         pipeline, version, new = upload(server, path, PIPELINE_NAME)
     write(f"pipeline {PIPELINE_NAME}, version {version} ({'uploaded' if new else 'already there'})")
     kfp_run = start(
@@ -262,7 +267,7 @@ def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) 
 @click.argument("run_id")
 @_server_options
 def runs_stop_command(host: str, namespace: str, run_id: str) -> None:
-    """End the run RUN_ID; finished stages are kept, and a new run of the same --run-id goes on from them."""
+    """End the run RUN_ID; finished stages are kept, and `untaint submit --resume` goes on from them."""
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import ENDED, get_run, stop
 

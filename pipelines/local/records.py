@@ -21,6 +21,7 @@ __all__ = [
     "PLAN",
     "Plan",
     "checked_run_id",
+    "chosen_name",
     "keep_record",
     "load_plan",
     "new_name",
@@ -149,24 +150,32 @@ def resumed(home: Path, run_id: str, name: str, kind: type[T]) -> T:
     )
 
 
-def new_name(home: Path, run_id: str, resume: str) -> str:
+def chosen_name(run_id: str, resume: str) -> str:
     """The id of the run: the one to resume, the one that the user chose for a new run, or one made up.
 
     Raises:
-        ConfigError: Both were given, the name cannot be one, or a run has it.
+        ConfigError: Both were given, or the name cannot be one.
     """
-    if not run_id:
-        return checked_run_id(resume) if resume else new_run_id()
-    if resume:
+    if run_id and resume:
         raise ConfigError(
             "--run-id and --resume",
             expected="one of them",
             found="both",
             hint="--resume goes on with a run, --run-id names a new one.",
         )
-    if _started(home, checked_run_id(run_id)):
+    return checked_run_id(run_id or resume or new_run_id())
+
+
+def new_name(home: Path, run_id: str, resume: str) -> str:
+    """As ``chosen_name``; the name of a new run is one that no run of this machine has.
+
+    Raises:
+        ConfigError: As ``chosen_name``, or a run has that name.
+    """
+    name = chosen_name(run_id, resume)
+    if run_id and _started(home, name):
         raise _taken(run_id, f"one that was started here, in {home / 'runs'}", resuming(home, run_id))
-    return run_id
+    return name
 
 
 def require_unused(store: Store, run_id: str) -> None:
