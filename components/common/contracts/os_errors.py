@@ -108,7 +108,7 @@ def _unusable(path: Path, number: int, said: str) -> ConfigError | None:
     else:
         return None
     return ConfigError(
-        str(path), expected=expected, found=found, hint=f"{hint}: UNTAINT_HOME for runs and the embedded store."
+        str(path), expected=expected, found=found, hint=f"{hint}; UNTAINT_HOME is that of runs and the embedded store."
     )
 
 
