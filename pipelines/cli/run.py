@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import name_option, resume_option, settings_option, store_option
+from pipelines.cli.options import (
+    control_option,
+    name_option,
+    parameter_options,
+    resume_option,
+    settings_of,
+    settings_option,
+    store_option,
+)
+from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.settings import apply_settings, default_parameters
 from pipelines.local.home import home
 
 __all__ = ["compile_command", "report_command", "run_command", "start_run"]
 
-_DEFAULTS = default_parameters()
-_CONTROL = click.option(
-    "--control/--no-control", default=True, show_default=True, help="Train the undefended model too, for comparison."
-)
-
-
-def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
-
 
 @click.command("run")
-@_option("dataset", "mnist5k, cifar10, or parquet:FOLDER or parquet:s3://… for your own.")
-@_option("train_limit", "Training samples to take, stratified; 0 for all.")
-@_option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are.")
-@_option("poison_rate", "Poisoned share of the training set, in [0, 1].")
-@_option("target_label", "Class that triggered images are to be taken for.")
-@_option("model", "Model to train (`untaint list architectures`).")
-@_option("seed", "Seed of everything random.")
-@_CONTROL
+@parameter_options((*INJECTED, *TRAINING))
+@control_option()
 @resume_option()
 @name_option()
 @store_option()
@@ -60,7 +54,7 @@ def run_command(
       untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
       untaint run --resume 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    start_run(ctx, control, resume, run_id, store, settings, given)
+    start_run(ctx, control, resume, run_id, store, settings_of(given, settings))
 
 
 def start_run(
@@ -69,8 +63,7 @@ def start_run(
     resume: str,
     run_id: str,
     store: str,
-    settings: tuple[str, ...],
-    given: Mapping[str, Any],
+    settings: Iterable[str],
     images: tuple[str, str] | None = None,
 ) -> NoReturn:
     """Puts a run's plan together from its options and those that it was started with, runs it and exits.
@@ -82,7 +75,6 @@ def start_run(
         run_id: Name of the new run; empty for one made up.
         store: Root URI of the user's store, or empty.
         settings: ``stage.key=value`` texts.
-        given: The pipeline's parameters that are options of their own.
         images: Registry and tag of the images in which the stages run; None runs them as processes.
     """
     from pipelines.local.records import PLAN, Plan, new_name, resumed
@@ -92,8 +84,7 @@ def start_run(
     run_id = new_name(home(), run_id, resume)
     before = resumed(home(), resume, PLAN, Plan) if resume else None
     chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    parameters = {**_DEFAULTS, **(before.parameters if before else {})}
-    parameters |= {name: value for name, value in given.items() if name in chosen}
+    parameters = {**default_parameters(), **(before.parameters if before else {})}
     plan = Plan(
         parameters=apply_settings(parameters, settings),
         control=before.control if before and "control" not in chosen else control,
@@ -129,7 +120,7 @@ def report_command(run_id: str, store: str) -> None:
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images. It must change with the code.")
 @click.option("--output", default="training.yaml", show_default=True, type=click.Path(dir_okay=False), help="The file.")
 @click.option("--profile", default="", help="What a cluster grants each stage: cpu, gpu, eks-irsa or a YAML file.")
-@_CONTROL
+@control_option()
 def compile_command(registry: str, tag: str, output: str, profile: str, control: bool) -> None:
     """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes.
 

@@ -42,15 +42,10 @@ def check_names(parameters: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: An unknown setting, attack, dataset or model; a value out of range; a model for larger images.
     """
-    from components.common.attacks.base import ATTACKS
-    from components.common.datasets.base import DATASETS
     from pipelines.dag.settings import stage_configs
 
     configs = stage_configs(parameters)
     kind, _, place = str(parameters["dataset"]).partition(":")
-    _ = DATASETS[kind]
-    if parameters["attack"] != "none":
-        _ = ATTACKS[parameters["attack"]]
     if place.startswith("s3://"):
         from components.common.storage.addresses import parse_uri
 
@@ -58,8 +53,9 @@ def check_names(parameters: Mapping[str, Any]) -> None:
     side = configs["ingest"].image_size
     if not side and kind in _PIXELS:
         side = {"mnist5k": 28, "cifar10": 32}[kind]
-    for name in sorted({configs["warmup"].model, configs["control"].model}):
-        _check_model(name, side)
+    if side:
+        for name in sorted({configs["warmup"].model, configs["control"].model}):
+            _check_model(name, side)
 
 
 def check_machine(parameters: Mapping[str, Any], home: Path, *, embedded: bool) -> None:
@@ -128,7 +124,6 @@ def check_agreement(store: Store, run_id: str, parameters: Mapping[str, Any]) ->
     Raises:
         ConfigError: A finished stage has other settings, or was made by another version of untaint.
     """
-    from components.common.contracts.configs import as_mapping
     from components.common.runs.artifacts import stage_key
     from components.common.runs.lifecycle import code_version
     from components.common.runs.publish import find_manifest
@@ -147,7 +142,7 @@ def check_agreement(store: Store, run_id: str, parameters: Mapping[str, Any]) ->
                 found="a result of another version",
                 hint="Start a new run: the same command without --resume.",
             )
-        settings = as_mapping(config)
+        settings = config.model_dump()
         if stage_key(stage, settings, manifest.parents, manifest.code_version) == manifest.key:
             continue
         differing = [
@@ -168,13 +163,10 @@ def _short(value: Any) -> str:
 
 
 def _check_model(name: str, side: int) -> None:
-    """Looks a model up, and builds it without memory for its weights where the size of the images is known."""
-    from components.common.models import MODELS, ModelSpec, build_model
-
-    if not side:
-        _ = MODELS[name]
-        return
+    """Builds a model for images of that size, without memory for its weights."""
     import torch
+
+    from components.common.models import ModelSpec, build_model
 
     spec = ModelSpec(num_classes=2, channels=3, image_size=side, mean=(0.5,) * 3, std=(0.5,) * 3)
     with torch.device("meta"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import secrets
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.names import checked_run_id
 
 if TYPE_CHECKING:
     from components.common.storage.store import Store
@@ -20,7 +20,6 @@ __all__ = [
     "ORDER",
     "PLAN",
     "Plan",
-    "checked_run_id",
     "chosen_name",
     "keep_record",
     "load_plan",
@@ -37,7 +36,6 @@ PLAN = "plan.json"
 ORDER = "order.json"
 """File of a run's folder: what `untaint schedule run-once` started it with."""
 _COMMANDS = {PLAN: "run", ORDER: "schedule run-once"}
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 T = TypeVar("T")
 
@@ -60,22 +58,6 @@ class Plan:
 def new_run_id() -> str:
     """A run id that sorts by time: ``YYYYmmdd-HHMMSS-<4 hex>``, local time."""
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def checked_run_id(run_id: str) -> str:
-    """A run id as it came, if it can be one.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if not _RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            f"run id '{run_id[:80]}'",
-            expected="up to 63 letters, digits, '.', '_' and '-', starting with a letter or digit",
-            found="something else",
-            hint="Choose a plain name, or leave it out.",
-        )
-    return run_id
 
 
 def load_plan(home: Path, run_id: str) -> Plan | None:

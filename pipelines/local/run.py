@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts.errors import ConfigError, GateError, ResourceError
+from components.common.contracts.names import checked_run_id
 from components.common.contracts.os_errors import full_disk, room
 from components.container import RUN_PID, STATUS_FILE
-from pipelines.local.records import PLAN, Plan, checked_run_id, keep_record, require_unused
+from pipelines.local.records import PLAN, Plan, keep_record, require_unused
 
 __all__ = ["INTERRUPTED", "Engine", "execute", "interrupted", "is_embedded", "opened_store", "run"]
 
@@ -215,7 +216,8 @@ def _pipeline(
     write: Callable[[str], None],
     images: tuple[str, str] | None,
 ) -> int:
-    from pipelines.dag.training import STAGES, build, image_of
+    from pipelines.dag.stages import IMAGES
+    from pipelines.dag.training import build, image_of
 
     arguments = {"store_root": root, "run_id": run_id, **plan.parameters}
     if images is None:
@@ -223,7 +225,7 @@ def _pipeline(
         return execute(build("", "python-of-this-machine", control=plan.control), arguments, folder, write)
     from pipelines.local.docker import containers
 
-    needed = [image_of(stage, *images) for stage in STAGES]
+    needed = [image_of(stage, *images) for stage in IMAGES]
     engine = partial(containers, images=needed, dataset=str(plan.parameters["dataset"]))
     return execute(build(*images, control=plan.control), arguments, folder, write, engine)
 

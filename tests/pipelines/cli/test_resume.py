@@ -105,11 +105,11 @@ def test_naming_and_resuming_at_once_is_refused(called: Called, home: Path) -> N
 @pytest.mark.parametrize(
     ("options", "found"),
     [
-        (["--model", "resnet99"], "model 'resnet99'"),
-        (["--attack", "badnet"], "attack 'badnet'"),
-        (["--dataset", "mnist"], "dataset 'mnist'"),
+        (["--model", "resnet99"], "'resnet99'"),
+        (["--attack", "badnet"], "'badnet'"),
+        (["--dataset", "mnist"], "'mnist'"),
         (["--dataset", "parquet:s3://b/x"], "3 to 63"),
-        (["--set", "control.model=resnet99"], "model 'resnet99'"),
+        (["--set", "control.model=resnet99"], "'resnet99'"),
         (["--poison-rate", "2"], "poison_rate"),
     ],
 )
@@ -190,6 +190,6 @@ def test_options_of_a_refused_resume_change_nothing_and_the_advice_works(
 def test_a_model_that_does_not_exist_leaves_no_claim(called: Called, home: Path, store: Store, photos: Path) -> None:
     deliver(store, photos, f"{store.root}/drops/2026-11-20")
     text = refused(called("schedule", "run-once", "--drops", f"{store.root}/drops", "--set", "warmup.model=resnet99"))
-    assert "model 'resnet99'" in text
+    assert "'resnet99'" in text
     assert list(store.list(f"{model_uri(store.root, 'model')}/")) == []
     assert started(home) == []
