@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from components.common.datasets.base import Folder
     from components.common.storage.store import Store
 
-__all__ = ["check_agreement", "check_machine", "check_names", "check_store"]
+__all__ = ["check_agreement", "check_images", "check_machine", "check_names"]
 
 _FIXED_BYTES = 256 * 2**20
 """Room for what a run writes whatever its data, models above all. Runs of the default model on digits left 7 to 15 MiB;
 the weights of a resnet50 are 90 MiB, and a few copies of them are kept."""
 _COPIES = 2
 """Room on the store's disk per byte of pixels: ingest stored 1.1 bytes for each of 12,000 images of CIFAR-10."""
-_PIXELS = {"mnist5k": (5_000, 28 * 28), "cifar10": (60_000, 3 * 32 * 32)}
-"""Images and bytes per image of the datasets that bring a fixed number of them."""
+_SETS = {"mnist5k": (5_000, 1, 28), "cifar10": (60_000, 3, 32)}
+"""Images, channels and side of the datasets that have a fixed number of them."""
 _LISTED, _LOOKED_AT = 10_000, 24
 """Entries of a folder that are listed to learn the size of its images, and how many of them are read."""
 
@@ -50,12 +50,7 @@ def check_names(parameters: Mapping[str, Any]) -> None:
         from components.common.storage.addresses import parse_uri
 
         parse_uri(place)
-    side = configs["ingest"].image_size
-    if not side and kind in _PIXELS:
-        side = {"mnist5k": 28, "cifar10": 32}[kind]
-    if side:
-        for name in sorted({configs["warmup"].model, configs["control"].model}):
-            _check_model(name, side)
+    _check_models(configs, configs["ingest"].image_size or _SETS.get(kind, (0, 0, 0))[2])
 
 
 def check_machine(parameters: Mapping[str, Any], home: Path, *, embedded: bool) -> None:
@@ -67,7 +62,7 @@ def check_machine(parameters: Mapping[str, Any], home: Path, *, embedded: bool) 
         embedded: Whether the run's data are kept in it too.
 
     Raises:
-        ConfigError: The folder cannot be written.
+        OSError: The folder cannot be written; ``os_errors.explained`` makes it an error that says so.
         ResourceError: A disk has less room than the run takes.
     """
     try:
@@ -84,33 +79,34 @@ def check_machine(parameters: Mapping[str, Any], home: Path, *, embedded: bool) 
             raise full_disk(folder, f"{size / 2**20:.0f} MiB for this run")
 
 
-def check_store(store: Store, parameters: Mapping[str, Any]) -> None:
-    """Checks that the store can do everything, and that the model can take the images that are there.
+def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> None:
+    """Checks that the models can take the images: those that the run has read, or those that it is going to read.
 
     Args:
         store: The store of the run data.
+        run_id: The run.
         parameters: As for ``check_names``.
 
     Raises:
-        ConfigError: The model cannot take images of that size.
+        ConfigError: A model cannot take images of that size.
         DataError: There is no folder of that name on this machine.
-        UntaintError: The store cannot be reached, or lacks something that untaint needs.
+        StorageError: The store cannot answer.
     """
     from components.common.datasets.base import LocalFiles
-    from components.common.storage.probe import probe, require
+    from components.common.runs.publish import find_manifest
+    from components.common.storage.addresses import join
     from components.ingest.sources import StoreFiles
     from pipelines.dag.settings import stage_configs
 
-    require(probe(store))
-    place = str(parameters["dataset"]).partition(":")[2]
     configs = stage_configs(parameters)
-    if not place or configs["ingest"].image_size:
-        return
-    files = StoreFiles(store) if place.startswith("s3://") else LocalFiles()
-    side = _common_side(files.folder(place), files.open)
-    if side:
-        for name in sorted({configs["warmup"].model, configs["control"].model}):
-            _check_model(name, side)
+    done = find_manifest(store, join(store.root, "runs", run_id, "ingest"))
+    place = str(parameters["dataset"]).partition(":")[2]
+    if done is not None:
+        # The data may be gone by now, and are not needed any more.
+        _check_models(configs, int(done[2].facts["image_shape"][1]))
+    elif place and not configs["ingest"].image_size:
+        files = StoreFiles(store) if place.startswith("s3://") else LocalFiles()
+        _check_models(configs, _common_side(files.folder(place), files.open))
 
 
 def check_agreement(store: Store, run_id: str, parameters: Mapping[str, Any]) -> None:
@@ -162,15 +158,18 @@ def _short(value: Any) -> str:
     return repr(value)[:60]
 
 
-def _check_model(name: str, side: int) -> None:
-    """Builds a model for images of that size, without memory for its weights."""
+def _check_models(configs: Mapping[str, Any], side: int) -> None:
+    """Builds the models for images of that size, without memory for their weights; nothing if it is 0, unknown."""
+    if not side:
+        return
     import torch
 
     from components.common.models import ModelSpec, build_model
 
     spec = ModelSpec(num_classes=2, channels=3, image_size=side, mean=(0.5,) * 3, std=(0.5,) * 3)
-    with torch.device("meta"):
-        build_model(name, spec)
+    for name in sorted({configs["warmup"].model, configs["control"].model}):
+        with torch.device("meta"):
+            build_model(name, spec)
 
 
 def _common_side(folder: Folder, opened: Callable[[str], Any]) -> int:
@@ -219,10 +218,10 @@ def _pixel_bytes(parameters: Mapping[str, Any]) -> int:
     kind, _, place = str(parameters["dataset"]).partition(":")
     settings = parameters["ingest_settings"]
     side = int(settings.get("image_size") or 0)
-    count, size = _PIXELS.get(kind, (0, 3 * 32 * 32))
+    count, channels, own_side = _SETS.get(kind, (0, 3, 32))
     if place and "://" not in place:
         count = sum(len(names) for _, _, names in os.walk(Path(place).expanduser()))
     limits = [int(parameters["train_limit"]), int(settings.get("holdout_limit") or 0)]
     if all(limits):
         count = min(count, sum(limits))
-    return count * (3 * side * side if side else size)
+    return count * channels * (side or own_side) ** 2

@@ -107,9 +107,10 @@ def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], N
         StorageError: The store cannot be reached, or lacks something that untaint needs.
     """
     from components.common.contracts.names import checked_run_id
+    from components.common.storage.probe import probe, require
     from components.common.storage.store import Store
     from pipelines.dag.retrain import build
-    from pipelines.local.preflight import check_machine, check_store
+    from pipelines.local.preflight import check_images, check_machine
     from pipelines.local.records import ORDER, keep_record, require_unused
     from pipelines.local.run import INTERRUPTED, execute, interrupted, is_embedded, opened_store
 
@@ -121,7 +122,8 @@ def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], N
     pipeline = build("", "python-of-this-machine", control=order.control)
     with opened_store(order.store, home) as (root, embedded):
         store = Store(root)
-        check_store(store, training)
+        require(probe(store))
+        check_images(store, run_id, training)
         if resume:
             _check_resumable(store, run_id, order)
         else:

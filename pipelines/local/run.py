@@ -90,8 +90,9 @@ def run(
         ResourceError: A disk has less room than the run takes.
         StorageError: The store cannot be reached, or lacks something that untaint needs.
     """
+    from components.common.storage.probe import probe, require
     from components.common.storage.store import Store
-    from pipelines.local.preflight import check_agreement, check_machine, check_names, check_store
+    from pipelines.local.preflight import check_agreement, check_images, check_machine, check_names
 
     checked_run_id(run_id)
     again = f"untaint {'run-docker' if images else 'run'} --resume {run_id}"
@@ -101,7 +102,8 @@ def run(
     try:
         with opened_store(plan.store, home) as (root, embedded):
             store = Store(root)
-            check_store(store, plan.parameters)
+            require(probe(store))
+            check_images(store, run_id, plan.parameters)
             if resume:
                 check_agreement(store, run_id, plan.parameters)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from components.common.storage.store import Store
 from components.ingest.stage import run_stage
 from pipelines.cli.main import cli
 from pipelines.dag.settings import default_parameters, stage_configs
-from pipelines.local.preflight import check_agreement, check_names, check_store
+from pipelines.local.preflight import check_agreement, check_images, check_names
 from pipelines.local.records import ORDER, PLAN, Plan, keep_record, load_plan
 from pipelines.local.retrain import Order
 
@@ -40,11 +41,9 @@ def called(home: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Called:
 
 
 @pytest.fixture
-def photos(tmp_path: Path, digits: tuple[Tensor, Tensor]) -> Path:
-    """A folder of 100 real digits of 28 pixels as class folders."""
-    for row, (image, label) in enumerate(zip(*digits, strict=True)):
-        if row == 100:
-            break
+def photos(tmp_path: Path, many_digits: tuple[Tensor, Tensor]) -> Path:
+    """A folder of 300 real digits of 28 pixels as class folders."""
+    for row, (image, label) in enumerate(zip(many_digits[0][:300], many_digits[1][:300], strict=True)):
         path = tmp_path / "photos" / str(int(label)) / f"{row}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
@@ -157,7 +156,18 @@ def test_images_of_several_sizes_are_left_to_the_stage_that_reads_them_all(photo
     for number in range(30):
         Image.new("L", (64, 64)).save(photos / "0" / f"larger-{number}.png")
     parameters = {**default_parameters(), "dataset": f"drop:{photos}", "attack": "none", "model": "resnet18"}
-    check_store(store, parameters)
+    check_images(store, "new", parameters)
+
+
+def test_a_run_whose_data_are_read_is_resumed_without_them_and_still_checks_its_model(
+    called: Called, home: Path, photos: Path, store: Store
+) -> None:
+    parameters = {**default_parameters(), "dataset": f"drop:{photos}", "attack": "none"}
+    keep_record(home, "half", PLAN, Plan(parameters=parameters, store=store.root))
+    run_stage(stage_configs(parameters)["ingest"], store.root, "half")
+    shutil.rmtree(photos)
+    check_images(store, "half", parameters)
+    assert "found:      28" in refused(called("run", "--resume", "half", "--model", "resnet18"))
 
 
 def test_a_folder_that_is_not_there_is_refused_before_the_first_stage(
