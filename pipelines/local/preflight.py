@@ -125,13 +125,14 @@ def check_agreement(store: Store, run_id: str, parameters: Mapping[str, Any]) ->
     from components.common.runs.publish import find_manifest
     from components.common.storage.addresses import join
     from pipelines.dag.settings import stage_configs
+    from pipelines.dag.stages import TASKS
 
     for stage, config in stage_configs(parameters).items():
         found = find_manifest(store, join(store.root, "runs", run_id, stage))
         if found is None:
             continue
         manifest = found[2]
-        if manifest.code_version != code_version():
+        if manifest.code_version != code_version(TASKS[stage].folder):
             raise ConfigError(
                 f"run {run_id}, stage {stage}",
                 expected="results of this version of untaint",
