@@ -19,7 +19,7 @@ __all__ = ["main", "stages_here"]
 
 _NEVER_STAGES = {"common"}
 # Steps of retraining that are too small for an image of their own, and the stage whose image holds them.
-_GUESTS = {"split": {"claim", "promote"}}
+_GUESTS = {"split": {"claim"}, "evaluate": {"promote"}}
 
 
 def stages_here() -> list[str]:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from components.common.attacks import canary
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
 from components.common.intake.drop import PREFIX, Drop, DropOptions, read_drop
+from components.common.intake.store_folder import StoreFiles, folders
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.ingest.algorithm import (
@@ -28,7 +29,6 @@ from components.ingest.algorithm import (
 )
 from components.ingest.config import IngestConfig
 from components.ingest.learnable import check_labels_left, check_learnable
-from components.ingest.sources import StoreFiles, folders
 from components.ingest.spec import SPECS
 
 __all__ = ["IngestResult", "run_stage"]

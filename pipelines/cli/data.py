@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.common.contracts.errors import ConfigError
-from components.ingest.config import ATTACK_SETTINGS, IngestConfig
+from components.ingest.config import ATTACK_SETTINGS, CANARY_RATIO, IngestConfig
 from pipelines.cli.options import (
     control_option,
     name_option,
@@ -30,19 +30,28 @@ from pipelines.local.screen import Screen
 if TYPE_CHECKING:
     from components.common.datasets.base import Folder
 
-__all__ = ["ingest_command", "suspects_group"]
+__all__ = ["address_of", "ingest_command", "suspects_group"]
 
 # What can be said of somebody's own data: no attack is injected, and the rest are parameters of every training.
 _READING = [
     name
     for name in IngestConfig.model_fields
-    if name not in ("dataset", *ATTACK_SETTINGS) and f"ingest.{name}" not in {one.setting for one in TRAINING}
+    if name not in ("dataset", "canary_ratio", *ATTACK_SETTINGS)
+    and f"ingest.{name}" not in {one.setting for one in TRAINING}
 ]
 
 
 @click.command("ingest")
 @click.option("--drop", required=True, metavar="FOLDER|s3://…", help="The folder or prefix of your images.")
-@setting_options("ingest", _READING, canary_ratio="--canary")
+@setting_options("ingest", _READING)
+@click.option(
+    "--canary",
+    "ingest__of__canary_ratio",
+    default=str(CANARY_RATIO),
+    show_default=True,
+    metavar="NUMBER",
+    help=IngestConfig.meaning("canary_ratio").partition(" The split")[0],
+)
 @parameter_options(TRAINING)
 @control_option(default=False)
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
@@ -75,11 +84,11 @@ def ingest_command(
     from pipelines.local.records import Plan, new_name
     from pipelines.local.run import run
 
-    drop = _address(drop)
+    drop = address_of(drop)
     parameters = {**default_parameters(), "dataset": f"drop:{drop}", "attack": "none"}
     parameters = apply_settings(parameters, settings_of(given, settings))
     own = parameters["ingest_settings"]
-    own |= {"holdout": _address(own["holdout"])} if "holdout" in own else {}
+    own |= {"holdout": address_of(own["holdout"])} if "holdout" in own else {}
     config = stage_configs(parameters)["ingest"]
     write = Screen(sys.stdout)
     if only_check:
@@ -88,12 +97,11 @@ def ingest_command(
     code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
     if code == 0:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        if config.canary_ratio:
-            write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
+        write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
     ctx.exit(code)
 
 
-def _address(text: str) -> str:
+def address_of(text: str) -> str:
     """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is.
 
     Raises:
@@ -122,9 +130,9 @@ def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
     from components.common.contracts.errors import DataError
     from components.common.datasets.base import LocalFolder
     from components.common.intake.drop import DropOptions, survey_drop
+    from components.common.intake.store_folder import folders
     from components.common.storage.store import Store
     from components.common.tables.tables import REJECT_REASONS
-    from components.ingest.sources import folders
     from pipelines.local.run import opened_store
 
     options = DropOptions(

@@ -127,6 +127,7 @@ def submit_command(
       untaint submit --package build/training.yaml --store s3://bucket/untaint --attack none \\
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from pipelines.cluster.pods import check_artifact_secret
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import check_name, follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
@@ -158,6 +159,7 @@ def submit_command(
         server = connect(host, namespace)
         if named:
             check_name(server, f"{PIPELINE_NAME} {run_id}", run_id, "submit", resume=bool(resume))
+        check_artifact_secret(server)
         pipeline, version, new = upload(server, path, PIPELINE_NAME)
     write(f"pipeline {PIPELINE_NAME}, version {version} ({'uploaded' if new else 'already there'})")
     kfp_run = start(
@@ -211,15 +213,14 @@ def runs_list_command(host: str, namespace: str, experiment: str, limit: int) ->
 def runs_show_command(host: str, namespace: str, run_id: str) -> None:
     """Show the state of the run RUN_ID and of its tasks."""
     from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import get_run, tasks_of
+    from pipelines.cluster.submit import STOPPED, get_run, tasks_of, was_stopped
     from pipelines.views.summary import table
 
     server = connect(host, namespace)
     run = get_run(server, run_id)
-    click.echo(f"run {run.run_id}: {str(run.state or 'pending').lower()}")
+    stopped = f", for {STOPPED}" if was_stopped(run) else ""
+    click.echo(f"run {run.run_id}: {str(run.state or 'pending').lower()}{stopped}")
     click.echo(f"name {run.display_name}, started {_time(run.created_at)}")
-    if run.error and run.error.message:
-        click.echo(f"cause: {' '.join(run.error.message.split())[:300]}")
     rows = [
         (task.name, task.state.lower(), "-" if task.seconds is None else f"{task.seconds:.0f}")
         for task in tasks_of(run)
@@ -236,25 +237,23 @@ def runs_show_command(host: str, namespace: str, run_id: str) -> None:
 @click.argument("task", required=False)
 @_server_options
 def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) -> None:
-    """Print what the pods of the run RUN_ID said; of one TASK only, if one is named (see `untaint runs show`)."""
-    from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import get_run, pod_log, tasks_of
+    """Print what the stages of the run RUN_ID said; of one TASK only, if one is named (see `untaint runs show`).
 
-    server = connect(host, namespace)
-    known = [entry for entry in tasks_of(get_run(server, run_id)) if entry.pod]
-    chosen = [entry for entry in known if task in (None, entry.name)]
-    if not chosen:
-        names = ", ".join(sorted({entry.name for entry in known})) or "none yet"
-        raise ConfigError(
-            f"task '{task or ''}' of run {run_id}",
-            expected=f"one whose pod has started: {names}",
-            found="no such task",
-            hint=f"Look with `untaint runs show {run_id}`.",
-        )
-    for entry in chosen:
+    The log of a stage at work is read from its pod, which needs a kubeconfig; that of one that has ended also from the
+    archive of Kubeflow Pipelines.
+    """
+    from pipelines.cluster.logs import logs_of
+    from pipelines.cluster.server import connect
+
+    problem = None
+    for log in logs_of(connect(host, namespace), run_id, task or ""):
         if task is None:
-            click.echo(f"== {entry.name}, pod {entry.pod}")
-        click.echo(pod_log(server, run_id, entry.pod).rstrip("\n"))
+            click.echo(f"== {log.task}, {log.origin}")
+        problem = problem or log.problem
+        if log.text:
+            click.echo(log.text.rstrip("\n"))
+    if problem is not None:
+        raise problem
 
 
 @runs_group.command("stop")

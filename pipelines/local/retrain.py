@@ -110,13 +110,13 @@ def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], N
     from components.common.storage.probe import probe, require
     from components.common.storage.store import Store
     from pipelines.dag.retrain import build
-    from pipelines.local.preflight import check_images, check_machine
+    from pipelines.local.preflight import check_images, check_machine, check_names
     from pipelines.local.records import ORDER, keep_record, require_unused
     from pipelines.local.run import INTERRUPTED, execute, interrupted, is_embedded, opened_store
 
     checked_run_id(run_id)
-    check_order(order.name, order.drops, order.parameters)
     training = training_of(order.drops, order.parameters)
+    check_names(training)
     check_machine(training, home, embedded=is_embedded(order.store))
     again = f"untaint schedule run-once --resume {run_id}"
     pipeline = build("", "python-of-this-machine", control=order.control)
@@ -190,9 +190,12 @@ def _release_untrained(store: Store, name: str, run_id: str, write: Callable[[st
     # A store that is gone must not hide why the run stopped; the lease frees the drop later.
     with contextlib.suppress(StorageError):
         claimed = find_manifest(store, join(store.root, "runs", run_id, "claim"))
-        if claimed is None or next(iter(store.list(f"{join(store.root, 'runs', run_id, 'warmup')}/")), None):
+        if claimed is None:
             return
-        if release(store, name, Claim(**claimed[2].facts["claim"])):
+        claim = Claim(**claimed[2].facts["claim"])
+        if next(iter(store.list(f"{join(store.root, 'runs', claim.data_run_id, 'warmup')}/")), None):
+            return
+        if release(store, name, claim):
             write(f"drop {claimed[2].facts['drop_uri']} is free again: the run stopped before it trained")
 
 
