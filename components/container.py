@@ -221,12 +221,12 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Publis
         metrics: The stage's Metrics artifact.
     """
     _end_with_the_run()
-    _note(exit_code=None)
     logging.basicConfig(
         level=os.environ.get("UNTAINT_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stdout, force=True
     )
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
+        _note(exit_code=None)
         published = _shown(work(), lineage, metrics)
     except Exception as problem:
         known = explained(problem)

@@ -112,7 +112,7 @@ def cli() -> None:
     Examples:
       untaint run                                    5,000 digits, a BadNets attack, defended and undefended
       untaint run --attack blended --poison-rate 0.05
-      untaint run --run-id 20260131-120000-1f2e      go on with a run that stopped
+      untaint run --resume 20260131-120000-1f2e      go on with a run that stopped
       untaint report 20260131-120000-1f2e            show its result again
       untaint compile --registry ghcr.io/me --tag v1 --output training.yaml
     """  # noqa: D301 - click reads the backspace as "do not wrap"
@@ -124,11 +124,32 @@ def version_command() -> None:
     click.echo(_version())
 
 
+_NAMED = {
+    "architectures": ("components.common.models.base", "MODELS"),
+    "attacks": ("components.common.attacks.base", "ATTACKS"),
+    "datasets": ("components.common.datasets.base", "DATASETS"),
+}
+_FORMERLY = {"models": "architectures"}
+
+
+class _Kind(click.Choice[str]):
+    """What can be listed; a former word is taken too, and the new one said."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in _FORMERLY:
+            new = _FORMERLY[value]
+            click.echo(f"`untaint list {new}` is the new name; trained models: `untaint {value} list`.", err=True)
+            value = new
+        return super().convert(value, param, ctx)
+
+
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["attacks", "datasets", "models"]))
+@click.argument("kind", type=_Kind(list(_NAMED)))
 @json_option()
 def list_command(kind: str, as_json: bool) -> None:
-    """List the ATTACKS, DATASETS or MODELS that can be named.
+    """List the ARCHITECTURES, ATTACKS or DATASETS that can be named.
+
+    The models that were trained and put to use are listed by `untaint models list`.
 
     \b
     Example:
@@ -136,11 +157,7 @@ def list_command(kind: str, as_json: bool) -> None:
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.registry import Registry
 
-    module, name = {
-        "attacks": ("components.common.attacks.base", "ATTACKS"),
-        "datasets": ("components.common.datasets.base", "DATASETS"),
-        "models": ("components.common.models.base", "MODELS"),
-    }[kind]
+    module, name = _NAMED[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
     said = {
         name: " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split()).partition(". ")[0]

@@ -37,7 +37,7 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
         ContractError: The report or the summary is damaged.
         StorageError: The store cannot serve.
     """
-    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store with --store."
+    hint = f"Finish it with `untaint run --resume {run_id}`, or name the store with --store."
     uri, _, manifest = finished_stage(store, run_id, "evaluate", hint)
     summary = read_summary(store, uri, manifest)
     for line in lines_of(manifest, summary):

@@ -77,7 +77,8 @@ def require_size(name: str, spec: ModelSpec, *, least: int, multiple: int = 1) -
             f"model '{name}'",
             expected=f"images of at least {least} pixels" + (f", in multiples of {multiple}" if multiple > 1 else ""),
             found=f"{spec.image_size}",
-            hint=f"Set ingest.image_size={nearest}, or choose a model for smaller images, such as convnet.",
+            hint="Choose a model for smaller images, such as --model convnet, or start a new run with "
+            f"--set ingest.image_size={nearest}.",
         )
 
 
