@@ -182,6 +182,7 @@ _change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and 
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
+    /,
     drops: str,
     name: str,
     store: str,
@@ -217,6 +218,7 @@ def schedule_run_once_command(
 @click.pass_context
 def backfill_command(
     ctx: click.Context,
+    /,
     first: str,
     last: str,
     drops: str,
