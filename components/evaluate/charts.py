@@ -46,7 +46,7 @@ _VARIABLES = {
     CLEAN: "--clean",
     OTHER: "--other",
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "untaint",
     # A dollar sign in the name of a class starts no formula.
@@ -99,7 +99,7 @@ def _svg(figure: Figure, name: str, title: str) -> str:
     """
     sink = io.StringIO()
     none = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    FigureCanvasSVG(figure).print_svg(sink, metadata=none)
+    FigureCanvasSVG(figure).print_svg(sink, metadata=none)  # type: ignore[no-untyped-call]
     text = sink.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)

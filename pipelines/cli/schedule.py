@@ -261,7 +261,7 @@ def schedule_run_once_command(
     if resume:
         before = resumed(home(), resume, ORDER, Order)
         own = {"drops": drops, "name": name, "store": store, "control": control}
-        chosen = {
+        chosen: dict[str, Any] = {
             key: value for key, value in own.items() if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT
         }
         order = replace(before, **chosen, parameters=_pinned(_set(before.parameters, named), holdout))
