@@ -1,5 +1,7 @@
 """A stage for Kubeflow Pipelines, made from its declaration: its component, and what its container calls."""
 
+import contextlib
+import hashlib
 import importlib
 import inspect
 import json
@@ -9,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +19,8 @@ from typing import Any, Literal, Protocol, get_origin
 
 from kfp import dsl
 
-from components.common.contracts.errors import ConfigError, UntaintError
+from components.common.contracts.errors import ConfigError, defect
+from components.common.contracts.os_errors import explained
 from components.common.contracts.spec import StageSpec
 from components.common.runs.artifacts import StageManifest
 
@@ -93,14 +97,21 @@ def described(*specs: StageSpec) -> dict[str, tuple[Any, str, bool]]:
     for parent in first.parents:
         table[f"{parent}_uri"] = (str, f"Manifest of {parent}; empty in a run without it.", False)
         table[f"{parent}_sha256"] = (str, "Hex sha256 of that manifest.", False)
+    if first.after:
+        # Downloaded by KFP before the code runs, so it is small: data go by the manifests.
+        table[f"{first.after}_lineage"] = (
+            dsl.Input[dsl.Artifact],
+            f"The result of {first.after} in the run graph.",
+            False,
+        )
     lineage = dsl.Dataset if first.lineage == "Dataset" else dsl.Model
     table["lineage"] = (
         dsl.Output[lineage], "The stage's result in the run graph: store address, digest, rows.", True
     )  # fmt: skip
     table["metrics"] = (dsl.Output[dsl.Metrics], "The stage's figures.", True)
     for output in first.outputs:
-        if output.kind == "HTML":
-            table[output.name] = (dsl.Output[dsl.HTML], output.text, True)
+        if output.kind != "text":
+            table[output.name] = (dsl.Output[getattr(dsl, output.kind)], output.text, True)
     table["manifest_uri"] = (dsl.OutputPath(str), "Where the stage's manifest lies.", True)
     # A parameter, so that KFP's cache keys follow the content of the store.
     table["manifest_sha256"] = (dsl.OutputPath(str), "Hex sha256 of that manifest.", True)
@@ -143,7 +154,8 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
     kinds = {name: kind for name, (kind, _, _) in described(*specs).items()}
     texts = [name for name, kind in kinds.items() if isinstance(kind, dsl.OutputPath)]
     artifacts = [output.name for output in specs[0].outputs if output.kind != "text"]
-    result: Any = namedtuple("Outputs", texts)
+    # Its fields are known at run time alone.
+    result: Any = namedtuple("Outputs", texts)  # type: ignore[misc]
     result.__annotations__ = dict.fromkeys(texts, str)
 
     def work(given: Mapping[str, Any]) -> Published:
@@ -161,11 +173,24 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
         for name in artifacts:
             with open(given[name].path, "wb") as file:
                 file.write(published.files[name])
+            if isinstance(given[name], dsl.ClassificationMetrics):
+                # The graph draws these from their metadata; the file is there for whoever opens it.
+                given[name].metadata.update(json.loads(published.files[name]))
+            else:
+                given[name].metadata.update(_origin(published.manifest, published.files[name]))
         own = {"manifest_uri": published.uri, "manifest_sha256": published.sha256}
         return result(**{**published.outputs, **own})
 
     _sign(run, {name: kind for name, kind in kinds.items() if name not in texts}, result)
     return run
+
+
+def _origin(manifest: StageManifest, data: bytes) -> dict[str, str]:
+    """Where the store has an artifact's content too: nothing of what the stage did not publish."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return next(
+        ({"s3_uri": ref.uri, "sha256": sha256} for ref in manifest.objects.values() if ref.sha256 == sha256), {}
+    )
 
 
 def _chosen(specs: tuple[StageSpec, ...], role: str) -> StageSpec:
@@ -187,8 +212,8 @@ def _sign(function: Any, kinds: Mapping[str, Any], returned: Any) -> None:
 def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Published:
     """Runs a stage and shows its result in the run graph.
 
-    An error that untaint can explain ends the process with the error's own exit code and one readable line; anything
-    else is a defect and keeps its traceback.
+    An error ends the process with its own exit code and four readable lines. Of a defect, which nothing explains, the
+    traceback is kept too: in a local run, in the run's folder; elsewhere in the log, which is all that is left there.
 
     Args:
         work: The stage.
@@ -202,14 +227,24 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Publis
     )
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
-        published = work()
-    except UntaintError as problem:
-        logging.getLogger(__name__).error("%s: %s", type(problem).__name__, problem)
-        _note(exit_code=problem.exit_code)
-        sys.exit(problem.exit_code)
+        published = _shown(work(), lineage, metrics)
+    except Exception as problem:
+        known = explained(problem)
+        reported = known or defect(problem)
+        if known is None or os.environ.get("UNTAINT_DEBUG") == "1":
+            _keep_traceback()
+        for line in reported.lines():
+            logging.getLogger(__name__).error("%s", line)
+        _note(exit_code=reported.exit_code)
+        sys.exit(reported.exit_code)
     except BaseException:
         _note(exit_code=1)
         raise
+    _note(exit_code=0)
+    return published
+
+
+def _shown(published: Published, lineage: Any, metrics: Any) -> Published:
     manifest = published.manifest
     lineage.metadata.update(
         {
@@ -224,8 +259,16 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Publis
         file.write(manifest.to_bytes())
     for name, value in sorted(manifest.metrics.items()):
         metrics.log_metric(name, float(value))
-    _note(exit_code=0)
     return published
+
+
+def _keep_traceback() -> None:
+    target = os.environ.get(STATUS_FILE)
+    if not target or os.environ.get("UNTAINT_DEBUG") == "1":
+        traceback.print_exc(file=sys.stdout)
+        return
+    with contextlib.suppress(OSError):
+        Path(target).with_name("traceback.txt").write_text(traceback.format_exc())
 
 
 def _note(exit_code: int | None) -> None:
@@ -234,8 +277,13 @@ def _note(exit_code: int | None) -> None:
     if not target:
         return
     draft = Path(f"{target}.draft")
-    draft.write_text(json.dumps({"pid": os.getpid(), "exit_code": exit_code}))
-    draft.replace(target)
+    try:
+        draft.write_text(json.dumps({"pid": os.getpid(), "exit_code": exit_code}))
+        draft.replace(target)
+    except OSError:
+        # A disk that is full must not hide what went wrong before; at the start, it is the problem.
+        if exit_code is None:
+            raise
 
 
 def _end_with_the_run() -> None:

@@ -11,8 +11,9 @@ import click
 
 from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
-from pipelines.cli.submit import _server_options
+from pipelines.cli.submit import server_options
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.stages import TASKS
 from pipelines.local.home import home
@@ -21,7 +22,7 @@ from pipelines.local.screen import Screen
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
 # What the options --drops and --name say, what the claim finds, and the attack, which no drop gets.
-_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "promote.name"}
+_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "claim.plan", "promote.name"}
 
 _store = store_option(
     "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
@@ -96,7 +97,7 @@ def schedule_group() -> None:
 @_control
 @_training
 @_settings
-@_server_options
+@server_options
 def schedule_create_command(
     cron: str,
     drops: str,
@@ -115,16 +116,19 @@ def schedule_create_command(
 ) -> None:
     """Make a recurring run, or replace the one of the same name.
 
-    It runs one at a time and makes up for no missed time: the first step of each run looks for the oldest drop that
-    nobody has trained, and the run ends there if there is none.
+    It runs one at a time: the first step of each run looks for the oldest drop that nobody has trained, and the run
+    ends there if there is none. Of the times that were missed, while it was paused or a run was at work, the last one
+    is made up for, and no other. A run at work goes on when its schedule is replaced.
 
     \b
     Example:
       untaint schedule create --cron "0 0 3 * * *" --drops s3://data/drops --store s3://data/untaint --name digits
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.runs.artifacts import digest_of
     from components.common.storage.addresses import parse_uri
     from pipelines.cluster.cron import check_cron
-    from pipelines.cluster.schedule import SCHEDULED_TIME, Schedules, compiled
+    from pipelines.cluster.pods import check_artifact_secret
+    from pipelines.cluster.schedule import Schedules, compiled
     from pipelines.cluster.server import connect
     from pipelines.dag.profiles import load_profile
     from pipelines.local.retrain import check_order
@@ -142,27 +146,39 @@ def schedule_create_command(
     check_order(name, drops, parameters)
     parameters |= {
         "store_root": store.rstrip("/"),
-        "run_id": f"{name}-{SCHEDULED_TIME}",
         "name": name,
         "drops": drops.rstrip("/"),
     }
     granted = load_profile(profile)
+    # A pod that waits for a node gives no sign of life: the claim lasts as long as the run may.
+    decided = {key: value for key, value in parameters.items() if key not in ("claim_settings", "promote_settings")}
+    parameters["claim_settings"] = {
+        "lease_seconds": float(granted.active_deadline_seconds),
+        **parameters["claim_settings"],
+        "plan": digest_of([decided, registry, tag, control]),
+    }
     with compiled(registry, tag, granted, control=control) as package:
-        made = Schedules(connect(host, namespace)).create(
+        server = connect(host, namespace)
+        check_artifact_secret(server)
+        made = Schedules(server).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
     click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
 
 
 @schedule_group.command("list")
-@_server_options
-def schedule_list_command(host: str, namespace: str) -> None:
+@json_option()
+@server_options
+def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
     """List the schedules."""
     from pipelines.cluster.schedule import Schedules
     from pipelines.cluster.server import connect
     from pipelines.views.summary import table
 
     found = Schedules(connect(host, namespace)).all()
+    if as_json:
+        show_json([{"name": s.name, "cron": s.cron, "enabled": s.enabled, "drops": s.drops, "id": s.id} for s in found])
+        return
     if not found:
         click.echo("no schedules")
         return
@@ -176,7 +192,7 @@ def _change(verb: str, done: str, text: str) -> None:
 
     @schedule_group.command(verb, help=text)
     @click.argument("name")
-    @_server_options
+    @server_options
     def command(name: str, host: str, namespace: str) -> None:
         from pipelines.cluster.schedule import Schedules
         from pipelines.cluster.server import connect
@@ -186,8 +202,8 @@ def _change(verb: str, done: str, text: str) -> None:
 
 
 _change("pause", "paused", "Pause the schedule NAME.")
-_change("resume", "on; missed times are not made up for", "Let the paused schedule NAME go on.")
-_change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and models stay.")
+_change("resume", "on; the last time that was missed is made up for", "Let the paused schedule NAME go on.")
+_change("delete", "deleted; its runs stay, one at work too", "Delete the schedule NAME; runs and models stay.")
 
 
 @schedule_group.command("run-once")
@@ -202,6 +218,7 @@ _change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and 
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
+    /,
     drops: str,
     name: str,
     store: str,
@@ -261,6 +278,7 @@ def schedule_retry_command(drop: str, name: str, store: str) -> None:
 @click.pass_context
 def backfill_command(
     ctx: click.Context,
+    /,
     first: str,
     last: str,
     drops: str,

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from components.common.runs.publish import find_manifest
 from components.common.storage.embedded import EmbeddedStore
@@ -45,9 +46,32 @@ def manifests(s3_server: EmbeddedStore) -> dict:
 def test_every_stage_published_and_the_result_is_printed(ran: tuple[Path, str], s3_server: EmbeddedStore) -> None:
     home, output = ran
     assert all(manifests(s3_server).values())
-    for word in ("defended", "undefended", "ACC", "ASR", *STAGES):
+    for word in ("final", "undefended", "ACC", "ASR", "x ordinary", *STAGES):
         assert word in output
-    assert (home / "runs" / "e2e" / "report.html").read_text().startswith("<!doctype html>")
+    folder = home / "runs" / "e2e"
+    page = (folder / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert len(page.encode()) <= 2_000_000
+    assert page.count("<svg") >= 7
+    assert page.count("<img") >= 36
+    assert output.splitlines()[-1] == f"summary: {folder / 'summary.json'}"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["run_id"] == "e2e"
+    for figures in summary["stages"].values():
+        assert 0 <= figures["acc"] <= 1
+        assert 0 <= figures["asr"] <= 1
+    assert summary["cost"]["undefended_training_seconds"] > 0
+    store = Store(f"{s3_server.root}/e2e")
+    # Where the run's id alone leads, and each artifact that it names.
+    assert json.loads(store.get(f"{store.root}/runs/e2e/summary.json")) == summary
+    for name in ("report", "suspects", "cleaned_index"):
+        assert store.head(summary["artifacts"][name]) is not None
+
+
+def test_trainings_record_loss_and_accuracy_of_every_epoch(ran: tuple[Path, str], s3_server: EmbeddedStore) -> None:
+    for stage, epochs in (("warmup", 1), ("finetune", 1), ("control", 2)):
+        history = manifests(s3_server)[stage][2].facts["history"]
+        assert len(history["loss"]) == len(history["acc"]) == epochs
 
 
 def test_a_good_run_prints_no_word_that_kubeflow_paints_red(ran: tuple[Path, str]) -> None:
@@ -78,6 +102,31 @@ def test_the_same_run_again_does_nothing_and_shows_the_same_result(
     for stage in STAGES:
         assert f"stage {stage}: already complete in run e2e, nothing to do" in again.stdout
     assert {stage: found[1] for stage, found in manifests(s3_server).items()} == before
+
+
+def test_the_model_is_in_the_runs_folder_and_in_the_store_and_answers(
+    ran: tuple[Path, str], s3_server: EmbeddedStore, tmp_path: Path
+) -> None:
+    home, store = ran[0], f"{s3_server.root}/e2e"
+    folder = home / "runs" / "e2e" / "model"
+    files = {"model.safetensors", "config.json", "model.pt2", "model.onnx", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files
+    config = json.loads((folder / "config.json").read_bytes())
+    assert (config["run_id"], config["dataset"], len(config["dataset_digest"])) == ("e2e", "mnist5k", 64)
+    assert (config["image_size"], config["channels"], config["class_names"][3]) == (28, 1, "3")
+    assert config["verdict"] in ran[1]
+    exported = untaint(home, "export", "e2e", "--to", str(tmp_path / "out"), "--store", store)
+    assert exported.returncode == 0, exported.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    Image.new("L", (28, 28)).save(tmp_path / "x.png")
+    answer = untaint(home, "predict", "e2e", str(tmp_path / "x.png"), "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)[0]["class"] in config["class_names"]
+    listed = untaint(home, "runs", "list", "--json")
+    row = next(row for row in json.loads(listed.stdout) if row["run_id"] == "e2e")
+    assert (row["state"], row["verdict"], row["store_bytes"] > 10_000) == ("finished", config["verdict"], True)
 
 
 def test_a_stage_that_cannot_go_on_says_why_and_keeps_its_exit_code(s3_server: EmbeddedStore, tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ class Output:
         name: Its name. One that ends in ``_uri`` has a ``_sha256`` beside it: together they are a manifest that later
             stages may have as a parent.
         text: What it is, one sentence.
-        kind: ``text`` for a parameter, else the type of a KFP artifact.
+        kind: ``text`` for a parameter, else the type of a KFP artifact. The content of ``ClassificationMetrics`` is
+            their metadata as JSON.
     """
 
     name: str
     text: str
-    kind: Literal["text", "HTML"] = "text"
+    kind: Literal["text", "HTML", "Markdown", "ClassificationMetrics", "Model"] = "text"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,8 @@ class StageSpec:
             not have comes as a pair of empty texts.
         inputs: Settings that are parameters of the pipeline, to the parameter's name, which tasks may share. The
             others travel together as a mapping.
+        after: The parent whose lineage artifact it takes, which makes the edge between both in the run graph; empty for
+            none. What it reads comes by the manifests.
         lineage: Type of the artifact that stands for the result in the run graph.
         outputs: What it hands on besides its manifest.
         image: The stage whose image holds the code; empty for one of its own.
@@ -62,6 +65,7 @@ class StageSpec:
     summary: str
     parents: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
     lineage: Literal["Dataset", "Model"] = "Dataset"
     outputs: tuple[Output, ...] = ()
     image: str = ""

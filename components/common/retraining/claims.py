@@ -9,7 +9,8 @@ All that is known of a model name lies below ``<root>/models/<name>/``:
 
 A training keeps its claim as long as it gives signs of life: anything that its stages write below
 ``<root>/runs/<run_id>/``, which they do at least every minute while they train. A lease without one, by clocks that
-agree to within seconds, frees the claim for a takeover with the next epoch.
+agree to within seconds, frees the claim for a takeover with the next epoch. A takeover of the same plan as the training
+that died resumes from its data: finished stages are found, and the one that was at work loads its last state.
 """
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | Non
         epoch=1,
         since=round(time.time(), 3),
         lease_seconds=terms.lease_seconds,
+        plan=terms.plan,
     )
     found = store.find(uri)
     if found is None:
@@ -192,13 +194,17 @@ def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | Non
         logger.info("drop %s is left alone: %d trainings of it died; delete %s to try", drop.uri, standing.epoch, uri)
         return None, "given up"
     check_files(store, drop, files)
-    wanted = replace(wanted, epoch=standing.epoch + 1)
+    # What was given back is trained anew: its finished stages are what was refused.
+    same = standing.state == CLAIMED and bool(terms.plan) and standing.plan == terms.plan
+    wanted = replace(wanted, epoch=standing.epoch + 1, run_id=standing.data_run_id if same else "")
     try:
         store.put_if_match(uri, wanted.to_bytes(), found[1])
     except ConflictError:
         return None, "being trained"
     why = "which went silent" if standing.state == CLAIMED else "whose model was not promoted"
     logger.info("took drop %s over from run %s, %s", drop.uri, standing.holder, why)
+    if same:
+        logger.info("resuming from the data of run %s", wanted.run_id)
     return wanted, CLAIMED
 
 
@@ -207,7 +213,7 @@ def _last_sign(store: Store, claim: Claim) -> float:
     latest = claim.since
     # Only a claim that looks expired is worth a listing.
     if time.time() >= latest + claim.lease_seconds:
-        for info in store.list(f"{join(store.root, 'runs', claim.holder)}/"):
+        for info in store.list(f"{join(store.root, 'runs', claim.data_run_id)}/"):
             latest = max(latest, info.last_modified.timestamp())
     return latest
 

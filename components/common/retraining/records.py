@@ -88,6 +88,7 @@ class _Record:
             ContractError: Not JSON, not such a record, or of another version.
         """
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        # A field with a default is newer than some records.
         required = {
             f.name
             for f in fields(cls)  # type: ignore[arg-type]
@@ -124,6 +125,8 @@ class Claim(_Record):
         lease_seconds: Seconds without a sign of life after which another run may take over.
         state: ``claimed``, ``done`` or ``reopened``.
         outcome: How a done one ended: ``promoted`` or ``kept champion``; empty before.
+        run_id: Id of the run below which the data of the training are; empty for the holder's own.
+        plan: Digest of what is done with the drop; a takeover of the same plan resumes from these data.
     """
 
     content: str
@@ -135,6 +138,13 @@ class Claim(_Record):
     lease_seconds: float
     state: str = CLAIMED
     outcome: str = ""
+    run_id: str = ""
+    plan: str = ""
+
+    @property
+    def data_run_id(self) -> str:
+        """The run below which the data of the training are kept."""
+        return self.run_id or self.holder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +242,7 @@ class Terms:
         attempts: Trainings of one drop that may die before it is left alone.
         since: First date of the drops to take, by their names; None for no bound.
         until: Last date, inclusive; None for no bound. With a bound, drops without a date are passed over.
+        plan: Digest of what is to be done with the drop, code included; empty for one that is like no other.
     """
 
     name: str
@@ -240,6 +251,7 @@ class Terms:
     attempts: int = 3
     since: date | None = None
     until: date | None = None
+    plan: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

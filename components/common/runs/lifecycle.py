@@ -35,9 +35,9 @@ from components.common.runs.publish import (
     save_partial,
 )
 from components.common.storage.addresses import join
-from components.common.storage.store import Store
+from components.common.storage.folder import open_store
 from components.common.tables.checks import check_origin
-from components.common.tables.gate import QualityGate
+from components.common.tables.gate import QualityGate, shared_gate
 from components.common.tables.parquet import decode_table, encode_table
 from components.common.tables.streaming import write_parts
 from components.common.tables.tables import TableSpec
@@ -107,11 +107,11 @@ class StageRun:
     Args:
         stage: Name of the stage, the folder of its results.
         config: The stage's settings.
-        store_root: ``s3://bucket/prefix``.
+        store_root: ``s3://bucket/prefix``, or ``file:///folder``.
         run_id: The run, as ``checked_run_id`` takes it.
         parents: Parent name to (manifest URI, hex sha256); pairs of empty strings are left out.
         withheld: Settings that the manifest must not show, since stages that read it must not know them.
-        gate: A gate to share; a gate of its own by default.
+        gate: A gate to share; by default that of ``sharing_gate``, else a gate of its own.
 
     Raises:
         ConfigError: An unusable run id.
@@ -133,12 +133,15 @@ class StageRun:
         self._started = time.perf_counter()
         self.stage = stage
         self.run_id = checked_run_id(run_id)
-        self.store = Store(store_root)
+        self.store = open_store(store_root)
         self.uri = join(store_root, "runs", run_id, stage)
         settings = config.model_dump()
         self._config = {name: value for name, value in settings.items() if name not in withheld}
-        self._owns_gate = gate is None
-        self.gate = gate or QualityGate()
+        fields = type(config).model_fields
+        self.changed = {name: value for name, value in self._config.items() if value != fields[name].default}
+        standing = gate or shared_gate()
+        self._owns_gate = standing is None
+        self.gate = standing or QualityGate()
         try:
             self.parents = {
                 name: Parent(uri, sha256, read_manifest(self.store, uri, sha256))
@@ -303,6 +306,21 @@ class StageRun:
         """Where an object of that content will lie once it is published."""
         return object_uri(self.uri, name, hashlib.sha256(data).hexdigest(), suffix)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stage's settings as its manifest shows them."""
+        return dict(self._config)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage started."""
+        return time.perf_counter() - self._started
+
+    def address(self, name: str) -> str | None:
+        """Where an object that this stage keeps for publishing will lie; None if it keeps none of that name."""
+        kept = self._files.get(name)
+        return None if kept is None else object_uri(self.uri, name, kept.digest()[0], kept.suffix)
+
     def add_bytes(self, name: str, data: bytes, *, suffix: str, kind: str, rows: int | None = None) -> None:
         """Keeps an object for publishing; ``kind`` as in ``ObjectRef``."""
         self._files[name] = LocalObject(suffix=suffix, kind=kind, data=data, rows=rows)
@@ -320,7 +338,8 @@ class StageRun:
             parents={name: parent.sha256 for name, parent in self.parents.items()},
             code_version=self._code,
             objects={},
-            facts={**facts, "peak_mib": _peak_mib()},
+            # What the command that makes the run again has to name.
+            facts={**facts, "changed": self.changed, "peak_mib": _peak_mib()},
             metrics={name: float(value) for name, value in metrics.items()},
             seconds=seconds,
         )
@@ -336,7 +355,7 @@ class StageRun:
 
     def progress(self, phase: str, step: int, total: int, figures: Mapping[str, float]) -> None:
         """One plain line every 30 s or 5 %, whichever comes later, and the last; part of ``Watch``."""
-        note_progress(phase, step, total)
+        note_progress(phase, step, total, " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         now = time.monotonic()
         said_at, said_share = self._said.get(phase, (now - _SAY_EVERY_SECONDS / 2, 0.0))
         due = now - said_at >= _SAY_EVERY_SECONDS and step / total - said_share >= _SAY_EVERY_SHARE
