@@ -46,6 +46,7 @@ _VARIABLES = {
     CLEAN: "--clean",
     OTHER: "--other",
 }
+# Any: matplotlib types the keys one by one, as literals.
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "untaint",
