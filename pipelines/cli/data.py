@@ -100,11 +100,7 @@ def ingest_command(
             hint=f"`untaint run --run-id {run_id}` goes on with it.",
         )
     run_id = run_id or new_run_id()
-    code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
-    if code == 0:
-        write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
-    ctx.exit(code)
+    ctx.exit(run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write))
 
 
 def address_of(text: str) -> str:

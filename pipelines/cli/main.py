@@ -12,13 +12,12 @@ from typing import Any
 
 import click
 
-from components.common.contracts.errors import ConfigError, UntaintError
+from components.common.contracts.errors import ConfigError, UntaintError, defect
+from components.common.contracts.os_errors import explained
 from pipelines.cli.json_output import json_option, show_json
 from pipelines.local.home import home
 
 __all__ = ["Told", "cli", "main"]
-
-_DEFECT_EXIT = 1
 
 # Given by name and imported when they are called: `untaint --help` then loads neither KFP nor PyTorch.
 _COMMANDS = {
@@ -53,13 +52,8 @@ class Told(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Prints the four lines to standard error."""
-        for label, text in (
-            ("problem", f"{type(self.problem).__name__}: {self.problem.subject}"),
-            ("expected", self.problem.expected),
-            ("found", self.problem.found),
-            ("what to do", self.problem.hint),
-        ):
-            click.echo(f"{label + ':':<12}{text}", file=file, err=file is None)
+        for line in self.problem.lines():
+            click.echo(line, file=file, err=file is None)
 
 
 class _Commands(click.Group):
@@ -78,19 +72,13 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UntaintError as problem:
-            if os.environ.get("UNTAINT_DEBUG") == "1":
-                raise
-            raise Told(problem) from problem
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
-            # click's own, and a closed pipe, which click ends quietly.
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as problem:
-            if os.environ.get("UNTAINT_DEBUG") == "1":
+            # A closed pipe, which click ends quietly.
+            if os.environ.get("UNTAINT_DEBUG") == "1" or isinstance(problem, BrokenPipeError):
                 raise
-            click.echo(f"{'problem:':<12}{type(problem).__name__}: {problem}", err=True)
-            click.echo(f"{'what to do:':<12}This is a defect of untaint. UNTAINT_DEBUG=1 shows where.", err=True)
-            ctx.exit(_DEFECT_EXIT)
+            raise Told(explained(problem) or defect(problem)) from problem
 
 
 def _version() -> str:
@@ -220,10 +208,7 @@ def store_start_command(bucket: str) -> None:
         for variable, value in store.environment().items():
             click.echo(f"export {variable}={shlex.quote(value)}")
         click.echo(f"export UNTAINT_STORE={store.root}")
-        if store.attached:
-            click.echo("# Another process runs it and will stop it.")
-            return
-        click.echo("# Ctrl-C stops it.")
+        click.echo("# It runs until Ctrl-C here, and as long as runs use it.")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:

@@ -124,6 +124,7 @@ def submit_command(
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
     from pipelines.local.run import new_run_id
+    from pipelines.views.summary import summary_uri
 
     try:
         parse_uri(store)
@@ -166,6 +167,8 @@ def submit_command(
     except KeyboardInterrupt:
         write(f"Interrupted. The run goes on; to end it: untaint runs stop {kfp_run}")
         ctx.exit(_INTERRUPTED)
+    if state == "SUCCEEDED":
+        write(f"summary: {summary_uri(store, run_id)}")
     ctx.exit(0 if state == "SUCCEEDED" else _NOT_SUCCEEDED)
 
 

@@ -46,9 +46,32 @@ def manifests(s3_server: EmbeddedStore) -> dict:
 def test_every_stage_published_and_the_result_is_printed(ran: tuple[Path, str], s3_server: EmbeddedStore) -> None:
     home, output = ran
     assert all(manifests(s3_server).values())
-    for word in ("defended", "undefended", "ACC", "ASR", *STAGES):
+    for word in ("final", "undefended", "ACC", "ASR", "x ordinary", *STAGES):
         assert word in output
-    assert (home / "runs" / "e2e" / "report.html").read_text().startswith("<!doctype html>")
+    folder = home / "runs" / "e2e"
+    page = (folder / "report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert len(page.encode()) <= 2_000_000
+    assert page.count("<svg") >= 7
+    assert page.count("<img") >= 36
+    assert output.splitlines()[-1] == f"summary: {folder / 'summary.json'}"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["run_id"] == "e2e"
+    for figures in summary["stages"].values():
+        assert 0 <= figures["acc"] <= 1
+        assert 0 <= figures["asr"] <= 1
+    assert summary["cost"]["undefended_training_seconds"] > 0
+    store = Store(f"{s3_server.root}/e2e")
+    # Where the run's id alone leads, and each artifact that it names.
+    assert json.loads(store.get(f"{store.root}/runs/e2e/summary.json")) == summary
+    for name in ("report", "suspects", "cleaned_index"):
+        assert store.head(summary["artifacts"][name]) is not None
+
+
+def test_trainings_record_loss_and_accuracy_of_every_epoch(ran: tuple[Path, str], s3_server: EmbeddedStore) -> None:
+    for stage, epochs in (("warmup", 1), ("finetune", 1), ("control", 2)):
+        history = manifests(s3_server)[stage][2].facts["history"]
+        assert len(history["loss"]) == len(history["acc"]) == epochs
 
 
 def test_a_good_run_prints_no_word_that_kubeflow_paints_red(ran: tuple[Path, str]) -> None:

@@ -17,6 +17,9 @@ scheduler tell bad data from a bad cluster without reading logs.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 __all__ = [
     "ConfigError",
     "ConflictError",
@@ -26,6 +29,7 @@ __all__ = [
     "ResourceError",
     "StorageError",
     "UntaintError",
+    "defect",
 ]
 
 
@@ -47,6 +51,18 @@ class UntaintError(Exception):
         self.found = found
         self.hint = hint
         super().__init__(f"{subject}: expected {expected}; found {found}. {hint}")
+
+    def lines(self) -> list[str]:
+        """The four lines that a user sees: problem, expected, found, what to do."""
+        return [
+            f"{label + ':':<12}{text}"
+            for label, text in (
+                ("problem", f"{type(self).__name__}: {self.subject}"),
+                ("expected", self.expected),
+                ("found", self.found),
+                ("what to do", self.hint),
+            )
+        ]
 
 
 class ConfigError(UntaintError):
@@ -85,3 +101,18 @@ class GateError(UntaintError):
     """The run is complete, and its result did not pass a gate."""
 
     exit_code = 6
+
+
+def defect(problem: BaseException) -> UntaintError:
+    """An error that nothing explains, in the same four lines: where it was raised, and how to see more."""
+    root = Path(__file__).parents[3]
+    frames = [
+        frame for frame in traceback.extract_tb(problem.__traceback__) if Path(frame.filename).is_relative_to(root)
+    ]
+    at = f"{Path(frames[-1].filename).relative_to(root)}, line {frames[-1].lineno}" if frames else "an unknown place"
+    return UntaintError(
+        f"a defect of untaint in {at}",
+        expected="no such problem, or one that is explained",
+        found=" ".join(f"{type(problem).__name__}: {problem}".split())[:500],
+        hint="UNTAINT_DEBUG=1 shows the traceback; please report it.",
+    )

@@ -106,6 +106,7 @@ def test_waiting_shows_each_change_of_state_once_and_ends_well(kfp: FakeKfp) -> 
         assert sum(line.startswith(f"stage {stage}: succeeded after ") for line in lines) == 1
     assert lines.count("run: running") == 1
     assert lines[-1].startswith("run: succeeded")
+    assert answer.output.splitlines()[-1] == f"summary: {STORE}/runs/r1/summary.json"
     assert not re.search("error|fail|warn", answer.output, re.IGNORECASE)
 
 
@@ -114,6 +115,7 @@ def test_waiting_for_a_run_that_does_not_succeed_ends_with_1(kfp: FakeKfp) -> No
     answer = submitted("--wait")
     assert answer.exit_code == 1
     assert "run: failed" in answer.output
+    assert "summary" not in answer.output
     # Without access to Kubernetes nobody says why.
     assert re.search(r"stage split: failed after \d s$", answer.output, re.MULTILINE)
     assert "stage unlearn" not in answer.output
