@@ -84,8 +84,7 @@ def report_command(run_id: str, as_json: bool, store: str) -> None:
     """Show the result of the finished run RUN_ID again, and fetch its report."""
     from components.common.storage.store import Store
     from pipelines.local.run import load_plan, opened_store
-    from pipelines.views.model_files import evaluation_of
-    from pipelines.views.summary import show
+    from pipelines.views.summary import show, summary_of
 
     plan = load_plan(home(), run_id)
     if plan is None and not store:
@@ -97,8 +96,7 @@ def report_command(run_id: str, as_json: bool, store: str) -> None:
         )
     with opened_store(store or (plan.store if plan else ""), home()) as (root, _):
         if as_json:
-            manifest = evaluation_of(Store(root), run_id)
-            show_json({"run_id": run_id, "facts": manifest.facts, "metrics": manifest.metrics})
+            show_json(summary_of(Store(root), run_id))
             return
         show(Store(root), run_id, home() / "runs" / run_id, click.echo)
 
