@@ -78,7 +78,8 @@ def with_files(run: StageRun, published: Published) -> Published:
 
 
 def _provenance(run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> Provenance:
-    from components.common.classifier import Provenance, dataset_digest, dataset_name, versions
+    from components.common.classifier import Provenance, dataset_digest, dataset_name
+    from components.common.contracts.versions import versions
     from components.common.tables.tables import SAMPLE_INDEX
 
     ingest = run.parents["ingest"]

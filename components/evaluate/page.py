@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from components.common.contracts.versions import versions
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.storage.addresses import join
 from components.evaluate import charts
 from components.evaluate.figures import confusion_matrix, dominating, least_suspect, most_suspect, roc_curve
 from components.evaluate.gallery import Difference, difference, pictures
 from components.evaluate.graph_views import confusion_metadata, overview, roc_metadata
-from components.evaluate.provenance import command, config_digest, settings, versions
+from components.evaluate.provenance import command, config_digest, settings
 from components.evaluate.report import MODELS, Card, Figure, Report, Time, render
 from components.evaluate.summary import ARTIFACTS, ordinary_seconds, summarise, to_json
 from components.evaluate.wording import Found, candidates_of, caveats, colour, detectors, next_steps, sentence

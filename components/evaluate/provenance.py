@@ -1,20 +1,17 @@
-"""Where a run's result comes from: versions, digests, settings, and the command that makes it again."""
+"""Where a run's result comes from: digests, settings, and the command that makes it again."""
 
 from __future__ import annotations
 
-import platform
 import shlex
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 import yaml
 
 from components.common.runs.artifacts import StageManifest, digest_of
 
-__all__ = ["command", "config_digest", "settings", "versions"]
+__all__ = ["command", "config_digest", "settings"]
 
-_PACKAGES = ("torch", "numpy", "pyarrow", "kfp")
 _DROP = "drop:"
 # Settings that are options of `untaint run`, by the option's name.
 _OPTIONS = {
@@ -26,17 +23,6 @@ _OPTIONS = {
     ("warmup", "model"): "model",
     ("ingest", "seed"): "seed",
 }
-
-
-def versions() -> dict[str, str]:
-    """Name to version of this package, of Python and of what computes; what is not installed here is left out."""
-    found = {"python": platform.python_version()}
-    for name in ("untaint", *_PACKAGES):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def settings(parents: Mapping[str, StageManifest]) -> dict[str, dict[str, Any]]:

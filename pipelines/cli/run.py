@@ -103,8 +103,7 @@ def report_command(run_id: str, as_json: bool, store: str) -> None:
     from components.common.storage.store import Store
     from pipelines.local.records import load_plan
     from pipelines.local.run import opened_store
-    from pipelines.views.model_files import evaluation_of
-    from pipelines.views.summary import show
+    from pipelines.views.summary import show, summary_of
 
     plan = load_plan(home(), run_id)
     if plan is None and not store:
@@ -116,8 +115,7 @@ def report_command(run_id: str, as_json: bool, store: str) -> None:
         )
     with opened_store(store or (plan.store if plan else ""), home()) as (root, _):
         if as_json:
-            manifest = evaluation_of(Store(root), run_id)
-            show_json({"run_id": run_id, "facts": manifest.facts, "metrics": manifest.metrics})
+            show_json(summary_of(Store(root), run_id))
             return
         show(Store(root), run_id, home() / "runs" / run_id, click.echo)
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from components.common.contracts.versions import versions
 from components.common.runs.artifacts import StageManifest
-from components.evaluate.provenance import command, config_digest, settings, versions
+from components.evaluate.provenance import command, config_digest, settings
 from pipelines.cli.main import cli
 from pipelines.dag.settings import apply_settings, default_parameters, stage_configs
 
