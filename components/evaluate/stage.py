@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from components.common.contracts.verdicts import INCONCLUSIVE
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
 from components.evaluate.config import EvaluateConfig
+from components.evaluate.exports import add_model_files, with_files
 from components.evaluate.judging import Judged, flagged, judge_holdout, withheld
 from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
 
@@ -41,7 +41,7 @@ def run_stage(
     """Runs the stage.
 
     Returns:
-        The published result with the report, an HTML page, among its files.
+        The published result with the report, an HTML page, and the model among its files.
 
     Raises:
         UntaintError: An input breaks its contract, or the store fails.
@@ -49,8 +49,7 @@ def run_stage(
     with StageRun("evaluate", config, store_root, run_id, parents) as run:
         done = run.finished()
         if done is not None:
-            ref = done.manifest.object("report", done.uri)
-            return replace(done, files={"report": run.store.get(ref.uri, ref.sha256)})
+            return with_files(run, done)
         from components.common.runs.inputs import read_rows
 
         holdout, train = read_rows(run, "holdout"), read_rows(run, "train")
@@ -79,7 +78,8 @@ def run_stage(
         suspects = _suspects(run, config, unplanted, judged, index, (train, holdout))
         page = render(_report(run, unplanted, metrics, facts, suspects))
         run.add_bytes("report", page, suffix=".html", kind="document")
-        return replace(run.publish(facts, metrics), files={"report": page})
+        facts["formats_left_out"] = add_model_files(run, config.formats, holdout, facts, metrics)
+        return with_files(run, run.publish(facts, metrics))
 
 
 def _read_split(run: StageRun) -> pa.Table:

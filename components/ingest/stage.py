@@ -150,7 +150,7 @@ def _plant(drop: Drop, path: Path, config: IngestConfig) -> tuple[Drop, dict[str
 
 def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, injected: Injected) -> Published:
     uris, digests = list(dataset.uris), list(dataset.digests)
-    if config.attack != "none" or not _is_encoded(config.dataset):
+    if config.attack != "none" or not _stays_in_place(config.dataset):
         _add_images(run, dataset, injected, uris, digests)
     rows = len(dataset.images)
     index = pa.table(
@@ -184,8 +184,9 @@ def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, inject
     )
 
 
-def _is_encoded(dataset: str) -> bool:
-    return dataset.startswith("parquet:")
+def _stays_in_place(dataset: str) -> bool:
+    """Whether a dataset's files stay where they are, and its rows' addresses lead to them."""
+    return dataset.startswith(("parquet:", "npz:"))
 
 
 def _add_images(run: StageRun, dataset: LoadedDataset, injected: Injected, uris: list[str], digests: list[str]) -> None:

@@ -13,6 +13,7 @@ import click
 
 from components.common.contracts.errors import ConfigError
 from components.ingest.config import ATTACK_SETTINGS, CANARY_RATIO, IngestConfig
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import (
     control_option,
     name_option,
@@ -182,8 +183,9 @@ def suspects_group() -> None:
 @click.argument("run", metavar="RUN_ID|s3://…/runs/RUN_ID")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many to list.")
 @click.option("--sheet", default="", type=click.Path(dir_okay=False), help="The PNG. [default: beside the report]")
+@json_option()
 @store_option()
-def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
+def suspects_show_command(run: str, top: int, sheet: str, as_json: bool, store: str) -> None:
     """List the most suspect samples and write a contact sheet of them.
 
     \b
@@ -192,19 +194,20 @@ def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
       untaint suspects show s3://bucket/untaint/runs/20260131-120000-1f2e --top 64 --sheet suspects.png
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.storage.store import Store
-    from pipelines.local.records import load_plan
     from pipelines.local.run import opened_store
-    from pipelines.views.suspects import contact_sheet, read_images, read_suspects, run_of, suspect_lines
+    from pipelines.local.runs import located
+    from pipelines.views.suspects import contact_sheet, read_images, read_suspects, suspect_lines
 
-    run_id = run
-    if run.startswith("s3://"):
-        store, run_id = run_of(run)
-    elif not store and (plan := load_plan(home(), run)) is not None:
-        store = plan.store
+    store, run_id = located(run, store, home())
     with opened_store(store, home()) as (root, _):
         reached = Store(root)
         rows, manifest = read_suspects(reached, run_id)
         shown = rows[:top]
+        if as_json:
+            show_json(
+                {"run_id": run_id, "verdict": manifest.facts.get("verdict"), "in_all": len(rows), "suspects": shown}
+            )
+            return
         click.echo(f"run {run_id}: {len(rows)} suspects, {manifest.facts.get('verdict', '')}")
         if not rows:
             return

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.names import checked_model_name, checked_run_id
 from components.promote.config import PromoteConfig
 from pipelines.cli.data import address_of
+from pipelines.cli.export import export_options, write_model
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import store_option
 from pipelines.local.home import home
 
@@ -22,14 +27,20 @@ def models_group() -> None:
 
 @models_group.command("list")
 @click.argument("name", default="")
+@json_option()
 @_store
-def models_list_command(name: str, store: str) -> None:
+def models_list_command(name: str, as_json: bool, store: str) -> None:
     """List the champions, or the history of the one called NAME."""
     from components.common.storage.store import Store
     from pipelines.local.run import opened_store
-    from pipelines.views.champions import listed
+    from pipelines.views.champions import entries_of, listed
 
+    if name:
+        checked_model_name(name)
     with opened_store(store, home()) as (root, _):
+        if as_json:
+            show_json([asdict(entry) for entry in entries_of(Store(root), name)])
+            return
         for line in listed(Store(root), name):
             click.echo(line)
 
@@ -55,7 +66,6 @@ def models_promote_command(
     Example:
       untaint models promote digits 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from components.common.contracts.names import checked_run_id
     from components.common.storage.store import Store
     from pipelines.dag.settings import value_of
     from pipelines.local.run import opened_store
@@ -85,5 +95,25 @@ def models_rollback_command(name: str, number: int | None, store: str) -> None:
     from pipelines.views.champions import roll_back, who
 
     with opened_store(store, home()) as (root, _):
-        made = roll_back(Store(root), name, who(), number)
+        made = roll_back(Store(root), checked_model_name(name), who(), number)
     click.echo(f"champion {made.number} of {name}: run {made.run_id}, ACC {100 * made.acc:.2f} %, {made.model_uri}")
+
+
+@models_group.command("export")
+@click.argument("name")
+@export_options
+@_store
+def models_export_command(name: str, folder: str, formats: str, as_json: bool, store: str) -> None:
+    """Write the model that is in use as NAME as files that need no untaint; see `untaint export`.
+
+    \b
+    Example:
+      untaint models export digits --to ./model
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.storage.store import Store
+    from pipelines.local.run import opened_store
+    from pipelines.views.model_files import read_champion
+
+    with opened_store(store, home()) as (root, _):
+        reached = Store(root)
+        write_model(reached, read_champion(reached, name), folder, formats, as_json=as_json)

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import (
     control_option,
     name_option,
@@ -22,7 +23,7 @@ from pipelines.cli.options import (
     settings_option,
     store_option,
 )
-from pipelines.cli.submit import _server_options
+from pipelines.cli.submit import server_options
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.stages import TASKS
 from pipelines.local.home import home
@@ -110,7 +111,7 @@ def schedule_group() -> None:
 @_control
 @_training
 @_settings
-@_server_options
+@server_options
 def schedule_create_command(
     cron: str,
     drops: str,
@@ -180,14 +181,18 @@ def schedule_create_command(
 
 
 @schedule_group.command("list")
-@_server_options
-def schedule_list_command(host: str, namespace: str) -> None:
+@json_option()
+@server_options
+def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
     """List the schedules."""
     from pipelines.cluster.schedule import Schedules
     from pipelines.cluster.server import connect
     from pipelines.views.summary import table
 
     found = Schedules(connect(host, namespace)).all()
+    if as_json:
+        show_json([{"name": s.name, "cron": s.cron, "enabled": s.enabled, "drops": s.drops, "id": s.id} for s in found])
+        return
     if not found:
         click.echo("no schedules")
         return
@@ -201,7 +206,7 @@ def _change(verb: str, done: str, text: str) -> None:
 
     @schedule_group.command(verb, help=text)
     @click.argument("name")
-    @_server_options
+    @server_options
     def command(name: str, host: str, namespace: str) -> None:
         from pipelines.cluster.schedule import Schedules
         from pipelines.cluster.server import connect
@@ -228,6 +233,7 @@ _change("delete", "deleted; its runs stay, one at work too", "Delete the schedul
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
+    /,
     drops: str,
     name: str,
     store: str,
@@ -302,6 +308,7 @@ def schedule_retry_command(drop: str, name: str, store: str) -> None:
 @click.pass_context
 def backfill_command(
     ctx: click.Context,
+    /,
     first: str,
     last: str,
     drops: str,

@@ -92,10 +92,11 @@ def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> No
         DataError: There is no folder of that name on this machine.
         StorageError: The store cannot answer.
     """
+    from components.ingest.sources import StoreFiles
+
     from components.common.datasets.base import LocalFiles
     from components.common.runs.publish import find_manifest
     from components.common.storage.addresses import join
-    from components.ingest.sources import StoreFiles
     from pipelines.dag.settings import stage_configs
 
     configs = stage_configs(parameters)

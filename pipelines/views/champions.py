@@ -14,7 +14,7 @@ from components.common.retraining.records import KEPT_CHAMPION, Champion
 from components.common.storage.store import Store
 from components.promote.config import PromoteConfig
 
-__all__ = ["listed", "promote", "roll_back", "who"]
+__all__ = ["entries_of", "listed", "promote", "roll_back", "who"]
 
 
 def who() -> str:
@@ -36,18 +36,7 @@ def listed(store: Store, name: str = "") -> list[str]:
     """
     from pipelines.views.summary import table
 
-    if name:
-        entries = history(store, name)
-        if not entries:
-            raise ConfigError(
-                f"model {name}",
-                expected="a champion",
-                found="none",
-                hint="`untaint models list` shows the names that have one.",
-            )
-    else:
-        found = [champion_of(store, each) for each in model_names(store)]
-        entries = [each[0] for each in found if each is not None]
+    entries = entries_of(store, name)
     if not entries:
         return ["no champions"]
     present = {entry.name: entry.number for entry in entries}
@@ -64,6 +53,27 @@ def listed(store: Store, name: str = "") -> list[str]:
         for entry in entries
     ]
     return table(("  name", "number", "ACC %", "suspects %", "since", "run", "how"), rows)
+
+
+def entries_of(store: Store, name: str = "") -> list[Champion]:
+    """All champions, or the history of one name.
+
+    Raises:
+        ConfigError: No champion of that name.
+        StorageError: The store cannot answer.
+    """
+    if not name:
+        found = [champion_of(store, each) for each in model_names(store)]
+        return [each[0] for each in found if each is not None]
+    entries = history(store, name)
+    if not entries:
+        raise ConfigError(
+            f"model {name}",
+            expected="a champion",
+            found="none",
+            hint="`untaint models list` shows the names that have one.",
+        )
+    return entries
 
 
 def promote(

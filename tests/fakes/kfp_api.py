@@ -5,8 +5,8 @@ client's models do not have is answered with 400 or 404, as the real server does
 strings. A run goes one step on with every look at it: each task is RUNNING at one look and has ended at the next.
 
 Where the real server does what one would not expect, this one does the same, and names the source at 2.17.0 of
-kubeflow/pipelines that says so; paths are those below ``backend/src``. The same port serves
-the part of the API of Kubernetes that concerns a run's pods.
+kubeflow/pipelines that says so; paths are those below ``backend/src``. The same port serves the part
+of the API of Kubernetes that concerns a run's pods.
 """
 
 from __future__ import annotations
@@ -17,21 +17,19 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import kfp_server_api
 import yaml
 
 from tests.fakes.argo import Workflow
+from tests.fakes.entries import at, checked, get, kept, now, public, with_spec
 from tests.fakes.kubernetes_api import KubernetesApi, Refused
 
 __all__ = ["FakeKfp", "Request"]
-
-_PLAIN = {"str": str, "bool": bool, "int": int, "float": (int, float), "object": object, "datetime": str}
 
 
 @dataclass(frozen=True)
@@ -155,12 +153,12 @@ class FakeKfp:
             ("GET", f"{v2}/pipelines", self._list_pipelines),
             ("POST", f"{v2}/pipelines", self._create_pipeline),
             ("POST", f"{v2}/pipelines/upload_version", self._upload_version),
-            ("GET", f"{v2}/pipelines/{one}", lambda r, i: _get(self.pipelines, i)),
+            ("GET", f"{v2}/pipelines/{one}", lambda r, i: get(self.pipelines, i)),
             ("GET", f"{v2}/pipelines/{one}/versions", self._list_versions),
-            ("GET", f"{v2}/pipelines/{one}/versions/{one}", lambda r, p, i: _with_spec(_get(self.versions, i))),
+            ("GET", f"{v2}/pipelines/{one}/versions/{one}", lambda r, p, i: with_spec(get(self.versions, i))),
             ("GET", f"{v2}/experiments", self._list_experiments),
             ("POST", f"{v2}/experiments", self._create_experiment),
-            ("GET", f"{v2}/experiments/{one}", lambda r, i: _get(self.experiments, i)),
+            ("GET", f"{v2}/experiments/{one}", lambda r, i: get(self.experiments, i)),
             ("GET", f"{v2}/runs", lambda r: self._list("runs", self._of_namespace(self.runs, r), r)),
             ("POST", f"{v2}/runs", self._create_run),
             ("GET", f"{v2}/runs/{one}", self._see_run),
@@ -172,7 +170,7 @@ class FakeKfp:
                 lambda r: self._list("recurringRuns", self._of_namespace(self.recurring, r), r),
             ),
             ("POST", f"{v2}/recurringruns", self._create_recurring),
-            ("GET", f"{v2}/recurringruns/{one}", lambda r, i: _get(self.recurring, i)),
+            ("GET", f"{v2}/recurringruns/{one}", lambda r, i: get(self.recurring, i)),
             ("DELETE", f"{v2}/recurringruns/{one}", self._delete_recurring),
             ("POST", f"{v2}/recurringruns/{one}:enable", lambda r, i: self._switch(i, "ENABLED")),
             ("POST", f"{v2}/recurringruns/{one}:disable", lambda r, i: self._switch(i, "DISABLED")),
@@ -195,7 +193,7 @@ class FakeKfp:
             entries.reverse()
         first = int(request.query.get("page_token") or 0)
         size = int(request.query.get("page_size") or 20)
-        page = [_public(entry) for entry in entries[first : first + size]]
+        page = [public(entry) for entry in entries[first : first + size]]
         more = {"next_page_token": str(first + size)} if len(entries) > first + size else {}
         # As in protobuf's JSON, an empty list is left out.
         return ({key: page, "total_size": len(entries)} if page else {}) | more
@@ -217,7 +215,7 @@ class FakeKfp:
         return {key: entry for key, entry in known.items() if entry["namespace"] == request.query["namespace"]}
 
     def _create_pipeline(self, request: Request) -> dict[str, Any]:
-        body = _checked(request.body, "V2beta1Pipeline")
+        body = checked(request.body, "V2beta1Pipeline")
         if not self.multi_user:
             body.pop("namespace", None)
         same = ("display_name", "namespace")
@@ -225,50 +223,50 @@ class FakeKfp:
             [entry.get(key) for key in same] == [body.get(key) for key in same] for entry in self.pipelines.values()
         ):
             raise Refused(409, "a pipeline of that name exists already")
-        return _kept(self.pipelines, "pipeline_id", body)
+        return kept(self.pipelines, "pipeline_id", body)
 
     def _upload_version(self, request: Request) -> dict[str, Any]:
-        _get(self.pipelines, request.query["pipelineid"])
+        get(self.pipelines, request.query["pipelineid"])
         kind = request.headers["Content-Type"]
         message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + request.body)
         (part,) = message.get_payload()
         documents = list(yaml.safe_load_all(part.get_payload(decode=True)))
         version = {"pipeline_id": request.query["pipelineid"], "display_name": request.query["name"]}
-        return _public(_kept(self.versions, "pipeline_version_id", version | {"documents": documents}))
+        return public(kept(self.versions, "pipeline_version_id", version | {"documents": documents}))
 
     def _list_versions(self, request: Request, pipeline: str) -> dict[str, Any]:
         own = {key: entry for key, entry in self.versions.items() if entry["pipeline_id"] == pipeline}
         return self._list("pipeline_versions", own, request)
 
     def _create_experiment(self, request: Request) -> dict[str, Any]:
-        return _kept(self.experiments, "experiment_id", _checked(request.body, "V2beta1Experiment"))
+        return kept(self.experiments, "experiment_id", checked(request.body, "V2beta1Experiment"))
 
     def _create_run(self, request: Request) -> dict[str, Any]:
-        body = _checked(request.body, "V2beta1Run")
+        body = checked(request.body, "V2beta1Run")
         spec = self._spec(body)
         given = body.get("runtime_config", {}).get("parameters", {})
         self._check_parameters(spec, given)
         # A run that the API server makes has two macros filled in, and no scheduled time
         # (apiserver/template/v2_template.go: RunWorkflow); one that the scheduler makes has none.
         run = self._run(body, spec, body["display_name"].replace(" ", "-"))
-        now = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+        moment = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
         run["runtime_config"] = {
             "parameters": {
-                name: value.replace("[[RunUUID]]", run["run_id"]).replace("[[CurrentTime]]", now)
+                name: value.replace("[[RunUUID]]", run["run_id"]).replace("[[CurrentTime]]", moment)
                 if isinstance(value, str)
                 else value
                 for name, value in given.items()
             }
         }
-        return _public(run)
+        return public(run)
 
     def _run(self, body: dict[str, Any], spec: dict[str, Any], name: str) -> dict[str, Any]:
-        experiment = _get(self.experiments, body.get("experiment_id", ""))
+        experiment = get(self.experiments, body.get("experiment_id", ""))
         namespace = experiment.get("namespace") or body.get("namespace") or ("" if self.multi_user else "kubeflow")
         if not namespace:
             raise Refused(400, "a run cannot have an empty namespace in multi-user mode")
         workflow = Workflow(name, spec, self.skipped, dict(self.pending), {k: list(v) for k, v in self.failing.items()})
-        return _kept(
+        return kept(
             self.runs,
             "run_id",
             body | {"namespace": namespace, "state": "PENDING", "workflow": workflow, "state_history": []},
@@ -277,7 +275,7 @@ class FakeKfp:
     def _spec(self, body: dict[str, Any]) -> dict[str, Any]:
         reference = body.get("pipeline_version_reference")
         if reference:
-            version = _get(self.versions, reference.get("pipeline_version_id", ""))
+            version = get(self.versions, reference.get("pipeline_version_id", ""))
             if version["pipeline_id"] != reference.get("pipeline_id"):
                 raise Refused(400, "the version is of another pipeline")
             return dict(version["documents"][0])
@@ -293,7 +291,7 @@ class FakeKfp:
             raise Refused(400, f"parameters {missing} are missing")
 
     def _see_run(self, request: Request, run_id: str) -> dict[str, Any]:
-        run = _get(self.runs, run_id)
+        run = get(self.runs, run_id)
         if not run.get("deleted"):
             workflow: Workflow = run["workflow"]
             if run["state"] == "CANCELING":
@@ -304,12 +302,12 @@ class FakeKfp:
                 workflow.look()
             self._set_state(run, workflow.state)
             if run["state"] in ("SUCCEEDED", "FAILED"):
-                run.setdefault("finished_at", _now())
-        return _public(run) | {"run_details": {"task_details": self._task_details(run)}}
+                run.setdefault("finished_at", now())
+        return public(run) | {"run_details": {"task_details": self._task_details(run)}}
 
     def _set_state(self, run: dict[str, Any], state: str) -> None:
         if run["state"] != state:
-            run["state_history"].append({"update_time": _now(), "state": state})
+            run["state_history"].append({"update_time": now(), "state": state})
         run["state"] = state
 
     def _task_details(self, run: dict[str, Any]) -> list[dict[str, Any]]:
@@ -323,9 +321,9 @@ class FakeKfp:
                 "run_id": run["run_id"],
                 "task_id": str(uuid.uuid5(uuid.UUID(run["run_id"]), node.name)),
                 "display_name": node.display,
-                "create_time": _at(run, node.begun),
-                "start_time": _at(run, node.begun),
-                "end_time": _at(run, node.ended) if node.ended else "1970-01-01T00:00:00Z",
+                "create_time": at(run, node.begun),
+                "start_time": at(run, node.begun),
+                "end_time": at(run, node.ended) if node.ended else "1970-01-01T00:00:00Z",
                 "state": {"Error": "FAILED"}.get(node.phase, node.phase.upper()),
             }
             | (
@@ -338,7 +336,7 @@ class FakeKfp:
         ]
 
     def _terminate(self, request: Request, run_id: str) -> dict[str, Any]:
-        run = _get(self.runs, run_id)
+        run = get(self.runs, run_id)
         if run["state"] not in ("PENDING", "RUNNING"):
             raise Refused(400, f"Failed to terminate a run {run_id}. Row not found")
         self._set_state(run, "CANCELING")
@@ -350,23 +348,23 @@ class FakeKfp:
         Status 200 goes out before either is looked for, so a failure shows in the body alone
         (apiserver/server/run_log_server.go).
         """
-        workflow: Workflow = _get(self.runs, run_id)["workflow"]
+        workflow: Workflow = get(self.runs, run_id)["workflow"]
         names = {workflow.pod_name(one): one for one in workflow.pods() if one.phase != "Pending"}
         found = names.get(node) or workflow.log_key(node)
-        if found is None or _get(self.runs, run_id).get("deleted"):
+        if found is None or get(self.runs, run_id).get("deleted"):
             message = f"Failed to read logs for run {run_id}"
             return json.dumps({"error_message": message, "error_details": f"{message}: not found"})
         return f"log of {workflow.pod_name(found)}\n"
 
     def _create_recurring(self, request: Request) -> dict[str, Any]:
-        body = _checked(request.body, "V2beta1RecurringRun")
+        body = checked(request.body, "V2beta1RecurringRun")
         body["status"] = "DISABLED" if body.get("mode") == "DISABLE" else "ENABLED"
         if "max_concurrency" in body:
             body["max_concurrency"] = str(body["max_concurrency"])
-        experiment = _get(self.experiments, body.get("experiment_id", ""))
+        experiment = get(self.experiments, body.get("experiment_id", ""))
         self._check_parameters(self._spec(body), body.get("runtime_config", {}).get("parameters", {}))
         body["namespace"] = experiment.get("namespace", "" if self.multi_user else "kubeflow")
-        return _kept(self.recurring, "recurring_run_id", body)
+        return kept(self.recurring, "recurring_run_id", body)
 
     def tick(self, missed: int = 1) -> list[dict[str, Any]]:
         """What the scheduler starts when it comes to, ``missed`` times of every schedule having passed.
@@ -401,7 +399,7 @@ class FakeKfp:
         unknown = set(request.query) - {"propagation_policy"}
         if unknown or request.query.get("propagation_policy", "ORPHAN") not in ("FOREGROUND", "BACKGROUND", "ORPHAN"):
             raise Refused(400, f"unknown query: {request.query}")
-        _get(self.recurring, identifier)
+        get(self.recurring, identifier)
         del self.recurring[identifier]
         if request.query.get("propagation_policy") != "ORPHAN":
             for run in self.runs.values():
@@ -427,65 +425,5 @@ class FakeKfp:
         return run["run_id"] if constant == "{{$.pipeline_job_uuid}}" else constant
 
     def _switch(self, identifier: str, status: str) -> dict[str, Any]:
-        _get(self.recurring, identifier)["status"] = status
+        get(self.recurring, identifier)["status"] = status
         return {}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def _get(known: dict[str, dict[str, Any]], identifier: str) -> dict[str, Any]:
-    if identifier not in known:
-        raise Refused(404, f"{identifier or 'the empty id'} not found")
-    return known[identifier]
-
-
-def _public(entry: dict[str, Any]) -> dict[str, Any]:
-    hidden = ("documents", "workflow", "namespace", "deleted")
-    return {key: value for key, value in entry.items() if key not in hidden}
-
-
-def _with_spec(version: dict[str, Any]) -> dict[str, Any]:
-    documents = version["documents"]
-    names = ("pipeline_spec", "platform_spec")
-    spec = documents[0] if len(documents) == 1 else dict(zip(names, documents, strict=True))
-    return _public(version) | {"pipeline_spec": spec}
-
-
-def _at(run: dict[str, Any], step: int) -> str:
-    return (datetime.fromisoformat(run["created_at"]) + timedelta(seconds=step)).isoformat()
-
-
-def _kept(known: dict[str, dict[str, Any]], key: str, entry: dict[str, Any]) -> dict[str, Any]:
-    identifier = str(uuid.uuid4())
-    known[identifier] = entry | {key: identifier, "created_at": _now()}
-    return known[identifier]
-
-
-def _checked(body: bytes, model: str) -> dict[str, Any]:
-    value = json.loads(body)
-    _check(value, model, model)
-    return dict(value)
-
-
-def _check(value: Any, kind: str, place: str) -> None:
-    """Holds a value against a type of the generated client; a field that it does not have is refused."""
-    if inner := re.fullmatch(r"list\[(.+)\]", kind):
-        for entry in value:
-            _check(entry, inner[1], place)
-    elif inner := re.fullmatch(r"dict\(str, (.+)\)", kind):
-        for name, entry in value.items():
-            _check(entry, inner[1], f"{place}.{name}")
-    elif kind in _PLAIN:
-        if not isinstance(value, _PLAIN[kind]):
-            raise Refused(400, f"{place}: {kind} expected, got {type(value).__name__}")
-    else:
-        model = getattr(kfp_server_api, kind)
-        if not model.openapi_types:
-            return
-        names = {wire: name for name, wire in model.attribute_map.items()}
-        for name, entry in value.items():
-            if name not in names:
-                raise Refused(400, f'{place}: unknown field "{name}"')
-            _check(entry, model.openapi_types[names[name]], f"{place}.{name}")
