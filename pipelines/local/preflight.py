@@ -93,9 +93,9 @@ def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> No
         StorageError: The store cannot answer.
     """
     from components.common.datasets.base import LocalFiles
+    from components.common.intake.store_folder import StoreFiles
     from components.common.runs.publish import find_manifest
     from components.common.storage.addresses import join
-    from components.ingest.sources import StoreFiles
     from pipelines.dag.settings import stage_configs
 
     configs = stage_configs(parameters)
