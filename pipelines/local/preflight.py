@@ -95,6 +95,7 @@ def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> No
     from components.ingest.sources import StoreFiles
 
     from components.common.datasets.base import LocalFiles
+    from components.common.intake.store_folder import StoreFiles
     from components.common.runs.publish import find_manifest
     from components.common.storage.addresses import join
     from pipelines.dag.settings import stage_configs
