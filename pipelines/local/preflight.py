@@ -92,8 +92,6 @@ def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> No
         DataError: There is no folder of that name on this machine.
         StorageError: The store cannot answer.
     """
-    from components.ingest.sources import StoreFiles
-
     from components.common.datasets.base import LocalFiles
     from components.common.intake.store_folder import StoreFiles
     from components.common.runs.publish import find_manifest
