@@ -99,7 +99,9 @@ def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mappi
         versions=versions(),
         config_digest=config_digest(parents, run.config),
     )
-    epochs: dict[str, int] = {name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents}
+    epochs: dict[str, int] = {
+        name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents
+    }
     facts["ordinary"] = list(ordinary_seconds(facts["stages"], epochs))
     matrix = confusion_matrix(shown.holdout_labels, shown.holdout_predicted, len(shown.class_names))
     files = {

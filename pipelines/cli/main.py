@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -251,7 +250,11 @@ def store_probe_command(ctx: click.Context, root: str, as_json: bool) -> None:
 
     report = probe(Store(root))
     if as_json:
-        show_json({**asdict(report), "ok": report.ok})
+        checks = [
+            {"name": check.name, "needed_for": check.needed_for, "ok": check.ok, "detail": check.detail}
+            for check in report.checks
+        ]
+        show_json({"root": report.root, "endpoint": report.endpoint, "checks": checks, "ok": report.ok})
         ctx.exit(0 if report.ok else StorageError.exit_code)
     click.echo(f"{report.root} at {report.endpoint}")
     for check in report.checks:
