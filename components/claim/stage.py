@@ -10,7 +10,8 @@ from typing import Any
 from components.claim.algorithm import described, terms_of
 from components.common.contracts.configs import ClaimConfig, as_mapping
 from components.common.contracts.errors import ContractError, DataError
-from components.common.retraining.claims import checked_run_id, claim_next, require_held
+from components.common.contracts.names import checked_run_id
+from components.common.retraining.claims import claim_next, require_held
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
 from components.common.runs.artifacts import StageManifest, stage_key
 from components.common.runs.lifecycle import Published, code_version

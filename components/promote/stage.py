@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 
 from components.common.contracts.configs import PromoteConfig, as_mapping
 from components.common.contracts.errors import ContractError
+from components.common.contracts.names import checked_run_id
 from components.common.retraining.champions import champion_of, history, move
-from components.common.retraining.claims import checked_run_id, complete, require_held
+from components.common.retraining.claims import complete, require_held
 from components.common.retraining.records import KEPT_CHAMPION, PROMOTED, Champion, Claim, Gate
 from components.common.runs.artifacts import StageManifest, stage_key
 from components.common.runs.lifecycle import Published, code_version

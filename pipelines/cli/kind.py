@@ -53,10 +53,11 @@ def run_local_command(
     Each step that is done already is left as it is, so it can be called again at any time. Needs docker, kind and
     kubectl, and 8 GiB of memory and 4 CPUs for Docker. `untaint run-local-down` removes everything.
     """
+    from components.common.contracts.names import checked_run_id
     from pipelines.cluster import kind as cluster
     from pipelines.dag.profiles import load_profile
     from pipelines.images.build import BuildOptions, build_images, content_tag
-    from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.local.run import new_run_id
 
     write = partial(click.echo, file=sys.stdout)
     names = ("base_image", "torch_cpu", "torch_cpu_index_url", "network")

@@ -47,7 +47,7 @@ def models_promote_command(name: str, run_id: str, store: str, force: bool, sett
       untaint models promote digits 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.configs import ClaimConfig
-    from components.common.retraining.claims import checked_run_id
+    from components.common.contracts.names import checked_run_id
     from components.common.storage.store import Store
     from pipelines.dag.settings import value_of
     from pipelines.local.run import opened_store

@@ -25,7 +25,9 @@ _F = Callable[..., Any]
 _store = store_option(
     "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
 )
-_name = click.option("--name", default=ClaimConfig().name, show_default=True, help="Name of the model.")
+_name = click.option(
+    "--name", default=ClaimConfig().name, show_default=True, help="Name of the model; 48 characters at most."
+)
 _drops = click.option("--drops", required=True, metavar="s3://…", help="Prefix with one folder per drop.")
 _control = click.option(
     "--control/--no-control", default=False, show_default=True, help="Train the undefended model too, for comparison."
@@ -67,7 +69,9 @@ def schedule_group() -> None:
 
 
 @schedule_group.command("create")
-@click.option("--cron", required=True, help='Six fields, seconds first: "0 0 3 * * *" is every day at 3.')
+@click.option(
+    "--cron", required=True, help='Six fields, seconds first, in UTC: "0 0 3 * * *" is every day at 3:00 UTC.'
+)
 @_drops
 @_name
 @_store
@@ -130,7 +134,7 @@ def schedule_create_command(
         made = Schedules(connect(host, namespace)).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
-    click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
+    click.echo(f"schedule {made.name}: {made.cron} (UTC), drops in {made.drops}, id {made.id}")
 
 
 @schedule_group.command("list")
@@ -146,7 +150,7 @@ def schedule_list_command(host: str, namespace: str) -> None:
         click.echo("no schedules")
         return
     rows = [(s.name, s.cron, "on" if s.enabled else "paused", s.drops, s.id) for s in found]
-    for line in table(("name", "cron", "state", "drops", "id"), rows):
+    for line in table(("name", "cron (UTC)", "state", "drops", "id"), rows):
         click.echo(line)
 
 

@@ -128,11 +128,12 @@ def submit_command(
       untaint submit --package build/training.yaml --store s3://bucket/untaint --attack none \\
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.contracts.names import checked_run_id
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
-    from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.local.run import new_run_id
 
     try:
         parse_uri(store)

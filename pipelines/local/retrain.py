@@ -92,7 +92,7 @@ def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], N
         ConfigError: The run id or the place of Python cannot be used.
         StorageError: The store lacks something that untaint needs.
     """
-    from components.common.retraining.claims import checked_run_id
+    from components.common.contracts.names import checked_run_id
     from components.common.runs.publish import find_manifest
     from components.common.storage.probe import probe, require
     from components.common.storage.store import Store

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar, get_type_hints
 
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.names import checked_model_name
 
 __all__ = [
     "ClaimConfig",
@@ -364,10 +365,7 @@ class ClaimConfig:
 
     def __post_init__(self) -> None:
         """Checks ranges."""
-        plain = 0 < len(self.name) <= 63 and all(c.isalnum() or c in "-_." for c in self.name) and self.name[0] != "."
-        _check(
-            "ClaimConfig.name", plain, "1 to 63 letters, digits, '-', '_' and '.', not starting with a dot", self.name
-        )
+        checked_model_name(self.name)
         _check_range(self, "lease_seconds", 1.0, 30 * 86_400.0)
         _check_range(self, "attempts", 1, 1_000)
 

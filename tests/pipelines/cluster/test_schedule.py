@@ -190,7 +190,11 @@ def test_the_commands(kfp: FakeKfp) -> None:
         (["--set", "promote.max_acc_loss=7"], "PromoteConfig.max_acc_loss"),
         (["--set", "claim.lease=7"], "ClaimConfig.lease"),
         (["--set", "warmup.epochs=many"], "WarmupConfig.epochs"),
-        (["--name", "no/name"], "ClaimConfig.name"),
+        (["--name", "no/name"], "model name 'no/name'"),
+        # Its runs, named after it and the time, would have ids that no other command takes.
+        (["--name", "n" * 49], "1 to 48 of"),
+        (["--name", "zähler"], "1 to 48 of"),
+        (["--name", "-n"], "starting with a letter or digit"),
         (["--drops", "/a/folder"], "s3://bucket/key"),
         (["--store", ""], "the cluster's stages can reach"),
     ],
