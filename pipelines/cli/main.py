@@ -130,21 +130,38 @@ def list_command(kind: str) -> None:
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.registry import Registry
 
+    if kind == "datasets":
+        _list_datasets()
+        return
     module, name = {
         "attacks": ("components.common.attacks.base", "ATTACKS"),
-        "datasets": ("components.common.datasets.base", "DATASETS"),
         "models": ("components.common.models.base", "MODELS"),
     }[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
     width = max(len(name) for name in registry)
     for name in registry:
-        paragraph = " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split())
-        click.echo(f"{name:<{width}}  {paragraph.partition('. ')[0].rstrip('.')}".rstrip())
+        click.echo(f"{name:<{width}}  {_first_sentence(registry[name].__doc__)}".rstrip())
         for key, option in getattr(registry[name], "options", {}).items():
             bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
             click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
     if kind == "attacks":
         click.echo("Set them as in --set ingest.attack_options=alpha=0.1.")
+
+
+def _list_datasets() -> None:
+    from components.common.datasets.base import DATASETS
+    from components.common.intake.load import OWN
+
+    meanings = {name: _first_sentence(DATASETS[name].__doc__) for name in DATASETS}
+    meanings |= {f"{name}:FOLDER": _first_sentence(text) for name, text in OWN.items()}
+    width = max(map(len, meanings))
+    for name, text in meanings.items():
+        click.echo(f"{name:<{width}}  {text}")
+
+
+def _first_sentence(text: str | None) -> str:
+    paragraph = " ".join((text or "").strip().partition("\n\n")[0].split())
+    return paragraph.partition(". ")[0].rstrip(".")
 
 
 @cli.group("store")

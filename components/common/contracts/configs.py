@@ -49,7 +49,7 @@ class IngestConfig:
     """What is read, and what attack is injected."""
 
     dataset: str = "mnist5k"
-    """A name of ``components/common/datasets``: ``mnist5k``, ``cifar10``, ``parquet:<folder or s3 prefix>``."""
+    """``mnist5k``, ``cifar10``, or ``drop:`` or ``parquet:`` and a folder or s3 prefix."""
     train_limit: int = 0
     """Training samples to take, stratified; 0 for all."""
     holdout_limit: int = 0
@@ -59,6 +59,10 @@ class IngestConfig:
     holdout: str = ""
     """Holdout of a drop: a share in (0, 1), stratified; or the folder or s3 prefix of a drop of its own; empty for the
     list's column ``subset`` where it has one, else a fifth."""
+    image_column: str = ""
+    """Column of the images, or of their files' names, in a drop's shards or list; empty to guess."""
+    label_column: str = ""
+    """Column of the labels in a drop's shards or list; empty to guess."""
     max_rejected_ratio: float = 0.05
     """Share of a drop's samples that may be rejected, in [0, 1], before the drop as a whole is refused."""
     attack_drop: bool = False
