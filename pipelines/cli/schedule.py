@@ -261,5 +261,8 @@ def deliver_command(folder: Path, drop: str) -> None:
     from pipelines.local.run import opened_store
 
     with opened_store("", home()) as (root, _):
-        count = deliver(Store(root), folder, drop)
-    click.echo(f"{count} files in {drop.rstrip('/')}, ready")
+        done = deliver(Store(root), folder, drop)
+    click.echo(f"{done.files} files in {drop.rstrip('/')}, ready")
+    if done.left:
+        left = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left.items()))
+        click.echo(f"left behind as no data by their names: {left}")

@@ -16,7 +16,8 @@ from components.common.intake.columns import ColumnNames
 from components.common.intake.forms import read_catalogue
 from components.common.intake.listing import PassedOver, Rejected
 from components.common.intake.pixels import Drafts
-from components.common.intake.rows import Drop, DropOptions, Rows, holdout_share
+from components.common.intake.result import Drop, DropOptions
+from components.common.intake.rows import Rows, holdout_share
 from components.common.intake.sources import Folder, checked_location
 
 __all__ = [

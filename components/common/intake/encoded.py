@@ -11,7 +11,7 @@ from components.common.contracts.errors import DataError
 from components.common.intake.apart import Apart, EndedError
 from components.common.intake.catalogue import Catalogue
 from components.common.intake.columns import ColumnNames
-from components.common.intake.rows import Drop
+from components.common.intake.result import Drop
 from components.common.intake.shards import shard_images
 
 __all__ = ["encoded_images"]
