@@ -15,6 +15,7 @@ from components.common.contracts.errors import DataError
 __all__ = ["batches", "opened"]
 
 _COMPRESSION_FIELD = 3
+_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 @contextmanager
@@ -25,6 +26,11 @@ def opened(path: Path) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
     """
     try:
         with pa.memory_map(str(path)) as source:
+            # A file that was cut off between two batches would pass for a shorter one.
+            source.seek(max(0, source.size() - len(_END)))
+            if source.read() != _END:
+                raise EOFError("no end of the stream: the file was cut off, or is of another kind")
+            source.seek(0)
             messages = pa.ipc.MessageReader.open_stream(source)
             schema = pa.ipc.read_schema(messages.read_next_message())
             yield schema, batches(messages, schema, path)

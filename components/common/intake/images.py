@@ -192,7 +192,9 @@ def _check_end(data: bytes, kind: str) -> None:
         ) from None
     rest = data[end:].strip(_PADDING)
     if rest:
-        behind = sniff(rest)
+        # What is known may begin with a byte that cameras pad with.
+        parts = (data[end:], data[end:].lstrip(b"\x00"), rest)
+        behind = next((found for found in map(sniff, parts) if found.known), sniff(rest))
         raise ImageProblem(
             "trailing_data",
             expected="nothing behind the end of the image",

@@ -174,4 +174,6 @@ def _folder_of(key: str, reason: str | None) -> str:
     if reason in ("litter", "hidden"):
         places = [position for position in range(len(kept)) if aside(f"{kept[position]}/") is not None]
         kept = kept[: places[0]] if places else kept
-    return "/".join(kept)
+    path = "/".join(kept)
+    # A folder that leads elsewhere is nobody's class.
+    return path if path and unsafe(f"{path}/x") is None else ""

@@ -24,12 +24,14 @@ class Sniffed:
         kind: ``jpeg``, ``png``, ``webp``, ``gif`` or ``bmp`` if it is an image that is decoded; else empty.
         advice: What to do about it; empty for an image that is decoded.
         image: Whether it is an image at all.
+        known: Whether its first bytes say anything.
     """
 
     name: str
     kind: str = ""
     advice: str = ""
     image: bool = False
+    known: bool = True
 
 
 def _decoded(kind: str, name: str) -> Sniffed:
@@ -115,11 +117,11 @@ def sniff(data: bytes) -> Sniffed:
 
 def _unknown(head: bytes, text: bytes) -> Sniffed:
     if not head.strip(b"\x00"):
-        return Sniffed(name="nothing but zeros, as of a copy that was cut off", advice="Copy it again.")
+        return Sniffed(name="nothing but zeros, as of a copy that was cut off", advice="Copy it again.", known=False)
     try:
         readable = text[:256].decode("utf-8", errors="strict" if len(text) < 256 else "ignore")
     except UnicodeDecodeError:
         readable = "\x00"
     if readable and all(c.isprintable() or c.isspace() for c in readable):
         return Sniffed(name="text", advice=_LEAVE)
-    return Sniffed(name=f"a file that begins with {head[:8].hex(' ')}", advice=_CONVERT)
+    return Sniffed(name=f"a file that begins with {head[:8].hex(' ')}", advice=_CONVERT, known=False)

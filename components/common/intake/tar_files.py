@@ -17,6 +17,7 @@ __all__ = ["Sample", "samples"]
 _IMAGES = frozenset(("jpg", "jpeg", "png", "webp", "gif", "bmp", "img", "image"))
 _MAX_LABEL_BYTES = 64 * 1024
 _MAX_HEADER_BYTES = 1024 * 1024
+_BLOCK = 512
 
 
 class Sample(NamedTuple):
@@ -64,10 +65,11 @@ def samples(path: Path, label: str) -> Iterator[Sample]:
     endings = (label,) if label else ("cls", "label", "cls.txt", "label.txt")
     fields = (label,) if label else ("label", "cls", "class", "target")
     with _opened(path) as (archive, file):
-        name, start, size, found = "", -1, -1, None
+        name, start, size, found, end = "", -1, -1, None, 0
         while (member := archive.next()) is not None:
             # Otherwise each member stays in memory.
             archive.members = []  # type: ignore[attr-defined]
+            end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
             if not member.isreg() or aside(member.name) is not None:
                 continue
             folder, slash, last = member.name.rpartition("/")
@@ -94,6 +96,10 @@ def samples(path: Path, label: str) -> Iterator[Sample]:
                     found = record[known[0]] if known and isinstance(record[known[0]], str | int | float) else None
         if name:
             yield Sample(name, start, size, found)
+        # tarfile takes a file that was cut off for one that ends.
+        file.seek(end)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise tarfile.ReadError("no end of the archive: the file was cut off")
 
 
 @contextmanager

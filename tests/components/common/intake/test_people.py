@@ -589,15 +589,18 @@ def test_packed_arrow_and_other_hostile_shards_are_one_bad_shard(tmp_path: Path)
     ):
         out.write_table(table)
     put(root, "data-2.arrow", (root / "data-00000-of-00001.arrow").read_bytes()[:3000])
+    whole = (root / "data-00000-of-00001.arrow").read_bytes()
+    put(root, "data-4.arrow", whole[: whole.rindex(b"\xff\xff\xff\xff")])
     put(root, "data-3.arrow", b"ARROW1\x00\x00" + bytes(100))
     found = catalogue(root)
     assert {entry.key: entry.reason for entry in found.rejected} == dict.fromkeys(
-        ("data-1.arrow", "data-2.arrow", "data-3.arrow"), "bad_shard"
+        ("data-1.arrow", "data-2.arrow", "data-3.arrow", "data-4.arrow"), "bad_shard"
     )
     assert "compressed" in next(entry.detail for entry in found.rejected if entry.key == "data-1.arrow")
     tar = as_tar(tmp_path / "t", rows(["cat", "dog"]))
     data = (tar / "shard-000000.tar").read_bytes()
     put(tar, "cut.tar", data[: len(data) // 2 + 100])
+    put(tar, "no-end.tar", data.rstrip(b"\x00") + bytes(-len(data.rstrip(b"\x00")) % 512))
     put(tar, "gz.tar", b"\x1f\x8b" + bytes(600))
     # A header that announces a name of nine gigabytes.
     long = bytearray(data[:512])
@@ -606,7 +609,7 @@ def test_packed_arrow_and_other_hostile_shards_are_one_bad_shard(tmp_path: Path)
     long[148:156] = b"%06o\0 " % sum(long)
     put(tar, "long.tar", bytes(long) + bytes(1024))
     reasons = {entry.key: entry.reason for entry in catalogue(tar).rejected}
-    assert reasons == dict.fromkeys(("cut.tar", "gz.tar", "long.tar"), "bad_shard")
+    assert reasons == dict.fromkeys(("cut.tar", "gz.tar", "long.tar", "no-end.tar"), "bad_shard")
 
 
 def test_a_tar_of_class_folders_is_told_to_be_unpacked(tmp_path: Path) -> None:
