@@ -18,7 +18,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.doubts import NEVER, is_doubted
 from components.common.learning.scoring import Scores, predict, score, scores_of
 from components.common.learning.watch import Watch
@@ -30,6 +29,7 @@ from components.unlearn.classes import (
     probe_classes,
     propose_foreign,
 )
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.deciding import best_last, choose, follow, patiently
 from components.unlearn.forgetting import Probe, Proposal, forget, joined, make_proposal, probe
 from components.unlearn.within import (

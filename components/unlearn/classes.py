@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.scoring import Scores, predict
 from components.common.learning.seeding import stream
 from components.common.learning.watch import Watch
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Proposal, forget, halved
 
 __all__ = ["PASSES", "ClassProbe", "find_contradicted", "find_mapping", "probe_classes", "propose_foreign"]

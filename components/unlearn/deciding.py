@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from components.common.contracts.configs import UnlearnConfig
 from components.unlearn.classes import ClassProbe
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Probe, Proposal, widen
 from components.unlearn.within import agreement
 

@@ -20,9 +20,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.signals import SIGNALS
 from components.unlearn.classes import PASSES, ClassProbe
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Probe, Proposal, make_proposal
 
 __all__ = ["FALL", "agreement", "fall_scores", "may_propose", "propose_by_class", "propose_within", "standing_out"]

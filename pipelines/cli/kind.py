@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pipelines.cli.submit import parameter_options, parameters_of
+from pipelines.cli.submit import parameters_of, run_options
 from pipelines.local.home import home
 
 __all__ = ["run_local_command", "run_local_down_command"]
@@ -35,7 +35,7 @@ _INTERRUPTED = 130
 @click.option("--torch-cpu-index-url", default="", help="Another index for it; see `untaint images build --help`.")
 @click.option("--base-image", default="", help="Base image with Python 3.11 and pip.")
 @click.option("--network", default="", help="Network of the build steps, as for `docker build`.")
-@parameter_options
+@run_options
 @click.pass_context
 def run_local_command(
     ctx: click.Context,

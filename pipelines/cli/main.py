@@ -150,7 +150,7 @@ def list_command(kind: str) -> None:
 
 def _list_datasets() -> None:
     from components.common.datasets.base import DATASETS
-    from components.common.intake.load import OWN
+    from components.common.intake.names import OWN
 
     meanings = {name: _first_sentence(DATASETS[name].__doc__) for name in DATASETS}
     meanings |= {f"{name}:FOLDER": _first_sentence(text) for name, text in OWN.items()}

@@ -232,7 +232,8 @@ def _pipeline(
     write: Callable[[str], None],
     images: tuple[str, str] | None,
 ) -> int:
-    from pipelines.dag.training import STAGES, build, image_of
+    from pipelines.dag.stages import IMAGES
+    from pipelines.dag.training import build, image_of
 
     arguments = {"store_root": root, "run_id": run_id, **plan.parameters}
     if images is None:
@@ -240,7 +241,7 @@ def _pipeline(
         return execute(build("", "python-of-this-machine", control=plan.control), arguments, folder, write)
     from pipelines.local.docker import containers
 
-    needed = [image_of(stage, *images) for stage in STAGES]
+    needed = [image_of(stage, *images) for stage in IMAGES]
     engine = partial(containers, images=needed, dataset=str(plan.parameters["dataset"]))
     return execute(build(*images, control=plan.control), arguments, folder, write, engine)
 

@@ -1,20 +1,38 @@
-"""The one rule for names that people give: of runs and of models."""
+"""The names that people give: what a run and a model may be called, and how a date is written. One rule each."""
 
 from __future__ import annotations
 
 import re
+from datetime import date
+from typing import Annotated
 
+from components.common.contracts.config import Rule
 from components.common.contracts.errors import ConfigError
 
-__all__ = ["MAX_MODEL_NAME", "MAX_RUN_ID", "checked_model_name", "checked_run_id"]
+__all__ = ["Day", "ModelName", "checked_run_id"]
 
-MAX_RUN_ID = 63
-"""Longest run id: that of a Kubernetes label."""
+# On a cluster a run id is the model's name, a hyphen and 14 digits of time.
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
-MAX_MODEL_NAME = MAX_RUN_ID - len("-20261120030000")
-"""Longest name of a model: a schedule's runs are named after it and the time of the run."""
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+def _is_day(text: str) -> bool:
+    try:
+        return not text or bool(date.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+ModelName = Annotated[
+    str,
+    Rule(
+        lambda name: bool(_MODEL_NAME.fullmatch(name)),
+        "1 to 63 letters (A-Z, a-z), digits, '.', '_' and '-', starting with a letter or digit",
+    ),
+]
+"""The name under which champions follow one another."""
+Day = Annotated[str, Rule(_is_day, "a date as YYYY-MM-DD, or nothing")]
+"""A date, or the empty text for none."""
 
 
 def checked_run_id(run_id: str) -> str:
@@ -23,25 +41,11 @@ def checked_run_id(run_id: str) -> str:
     Raises:
         ConfigError: It cannot.
     """
-    hint = "Choose a plain name. On a cluster the scheduler fills in [[ScheduledTime]]."
-    return _checked("run id", run_id, MAX_RUN_ID, hint)
-
-
-def checked_model_name(name: str) -> str:
-    """The name of a model, and of the schedule that trains it, as it came, if it can be one.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    return _checked("model name", name, MAX_MODEL_NAME, "Choose a plain name; runs are named after it.")
-
-
-def _checked(kind: str, text: str, longest: int, hint: str) -> str:
-    if not _PLAIN.fullmatch(text) or len(text) > longest:
+    if not _RUN_ID.fullmatch(run_id):
         raise ConfigError(
-            f"{kind} {text[:80]!a}",
-            expected=f"1 to {longest} of A-Z, a-z, 0-9, '.', '_' and '-', starting with a letter or digit",
-            found=f"{len(text)} characters" if _PLAIN.fullmatch(text) else "something else",
-            hint=hint,
+            "run_id",
+            expected="1 to 100 letters (A-Z, a-z), digits, '.', '_' and '-', starting with a letter or digit",
+            found=repr(run_id[:120]),
+            hint="Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone.",
         )
-    return text
+    return run_id

@@ -16,7 +16,6 @@ from components.common.contracts.registry import Registry
 
 __all__ = [
     "DATASETS",
-    "MAX_SIDE",
     "MIN_CLASS_SAMPLES",
     "MIN_SIDE",
     "Int16s",
@@ -38,9 +37,6 @@ MIN_CLASS_SAMPLES = 10
 MIN_SIDE = 8
 """Smallest side of an image in pixels that any model takes."""
 
-MAX_SIDE = 1024
-"""Largest side in pixels to which images are resized."""
-
 _log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
@@ -50,7 +46,7 @@ IntRows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadRequest:
-    """What to load of a dataset.
+    """What to load of a dataset; ranges are checked in ``components/ingest/config.py``, where the settings come from.
 
     Attributes:
         train_limit: Most training samples, stratified by class; 0 = all.
@@ -63,19 +59,6 @@ class LoadRequest:
     holdout_limit: int = 0
     image_size: int = 0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field in ("train_limit", "holdout_limit", "image_size", "seed"):
-            value = getattr(self, field)
-            if value < 0:
-                raise ConfigError(field, expected="a whole number >= 0", found=str(value), hint="0 means no limit.")
-        if self.image_size and not MIN_SIDE <= self.image_size <= MAX_SIDE:
-            raise ConfigError(
-                "image_size",
-                expected=f"0, or {MIN_SIDE} to {MAX_SIDE} pixels",
-                found=str(self.image_size),
-                hint="32 suits CIFAR-like images, 64 or 224 larger ones.",
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +130,7 @@ def load(name: str, *, train_limit: int, holdout_limit: int, image_size: int, se
         The dataset, uint8 images [n, c, h, w] and int16 labels [n].
 
     Raises:
-        ConfigError: An unknown dataset, or a limit or size out of range.
+        ConfigError: An unknown dataset, or a limit below the number of classes.
         DataError: The files are missing, broken or not of the form that the loader describes.
     """
     kind, _, argument = name.partition(":")

@@ -16,15 +16,10 @@ from components.common.datasets import base
 from components.common.datasets.base import DATASETS, LoadedDataset
 from components.common.intake.drop import DropOptions, read_drop
 from components.common.intake.encoded import encoded_images
+from components.common.intake.names import OWN
 from components.common.intake.sources import Folder, LocalFolder
 
-__all__ = ["OWN", "OwnData", "load", "own_data"]
-
-OWN = {
-    "drop": "A folder or s3:// prefix of your own: class folders of images, shards, or a list of files and labels.",
-    "parquet": "The same for published data: classes in their declared order, and all rows as they are.",
-}
-"""Names of datasets that are followed by an address, and what they mean."""
+__all__ = ["OwnData", "load", "own_data"]
 
 _PART_ROWS = 131_072
 

@@ -10,6 +10,7 @@ __all__ = [
     "IMAGE_ENDINGS",
     "LISTS",
     "MAX_KEY_BYTES",
+    "OWN",
     "TRAIN",
     "aside",
     "claims_image",
@@ -22,6 +23,12 @@ __all__ = [
     "split_of_value",
     "unsafe",
 ]
+
+OWN = {
+    "drop": "A folder or s3:// prefix of your own: class folders of images, shards, or a list of files and labels.",
+    "parquet": "The same for published data: classes in their declared order, and all rows as they are.",
+}
+"""Names of datasets that are followed by an address, and what they mean."""
 
 TRAIN = 0
 HOLDOUT = 1

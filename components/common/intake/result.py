@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.common.datasets.base import Int16s, LoadRequest
+from components.common.datasets.base import Int16s
 from components.common.intake.catalogue import Catalogue
 from components.common.intake.census import ClassCount
 from components.common.intake.listing import PassedOver, Rejected
@@ -23,7 +23,7 @@ __all__ = ["Drop", "DropOptions"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DropOptions:
-    """How a drop is read; the fields but the last are those of ``IngestConfig``.
+    """How a drop is read; the fields but the last are those of ``IngestConfig``, which checks them.
 
     Attributes:
         as_published: Whether rows stay as their publisher has them: classes in the order that shards declare, and
@@ -39,15 +39,6 @@ class DropOptions:
     image_column: str = ""
     label_column: str = ""
     as_published: bool = False
-
-    def __post_init__(self) -> None:
-        """Checks limits and sizes as for every dataset."""
-        LoadRequest(
-            train_limit=self.train_limit,
-            holdout_limit=self.holdout_limit,
-            image_size=self.image_size,
-            seed=self.seed,
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from components.common.contracts.errors import ConflictError, DataError
 from components.common.retraining.drops import Drop, check_files, date_of, find_drops, read_ready
-from components.common.retraining.records import CLAIMED, DONE, Claim, Search, Terms, content_digest
+from components.common.retraining.records import CLAIMED, DONE, Claim, Search, Terms, drop_digest
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 
@@ -111,7 +111,7 @@ def complete(store: Store, name: str, claim: Claim, outcome: str) -> None:
 def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | None, str]:
     """A claim on that drop, or why there is none."""
     files = read_ready(store, drop)
-    content = content_digest(files)
+    content = drop_digest(files)
     uri = _claim_uri(base, content)
     wanted = Claim(
         content=content,

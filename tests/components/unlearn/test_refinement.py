@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import FinetuneConfig, UnlearnConfig, WarmupConfig
 from components.common.learning.doubts import NEVER, is_doubted
 from components.common.learning.scoring import predict, score
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
+from components.finetune.config import FinetuneConfig
 from components.unlearn.algorithm import Find, Refined, _ask_all, _cured, _levelled, _marks, refine
 from components.unlearn.classes import (
     ClassProbe,
@@ -28,8 +28,10 @@ from components.unlearn.classes import (
     probe_classes,
     propose_foreign,
 )
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Probe, Proposal, find_valley, joined, make_proposal, probe, widen
 from components.warmup.algorithm import TrainingSet, warm_up
+from components.warmup.config import WarmupConfig
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
 CONFIG = UnlearnConfig()

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import UnlearnConfig, WarmupConfig
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.unlearn.algorithm import Find, _ask_all, _backed, _marks, refine
 from components.unlearn.classes import ClassProbe
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.deciding import best_last, choose, follow, patiently
 from components.unlearn.forgetting import Probe, Proposal, find_valley, widen
 from components.unlearn.within import FALL, agreement, fall_scores, propose_by_class, propose_within, standing_out
 from components.warmup.algorithm import TrainingSet, warm_up
+from components.warmup.config import WarmupConfig
 
 CONFIG = UnlearnConfig()
 LABELS = np.repeat(np.arange(5), 40)
