@@ -5,6 +5,7 @@ See ``docs/own-data.md`` for the forms, the caps and what becomes of each kind o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from components.common.intake.listing import PassedOver, Rejected
 from components.common.intake.pixels import Drafts
 from components.common.intake.result import Drop, DropOptions
 from components.common.intake.rows import Rows, holdout_share
-from components.common.intake.sources import Folder, checked_location
+from components.common.intake.sources import Folder, checked_location, printable
 
 __all__ = [
     "Drop",
@@ -28,6 +29,8 @@ __all__ = [
     "read_drop",
     "survey_drop",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +72,11 @@ def read_drop(location: str, options: DropOptions, folder_of: Callable[[str], Fo
         DataError: Too many samples are rejected, no holdout is left, or a class is too small or empty.
         StorageError: The store cannot serve.
     """
-    rows, drafts, _ = _judged(location, options, folder_of, scratch)
+    rows, drafts, catalogues = _judged(location, options, folder_of, scratch)
+    for catalogue in catalogues:
+        _log.info("%s is read as %s", printable(catalogue.folder.location), printable(catalogue.reading, 2_000))
+    passed = rows.passed.counts.total()
+    _log.info("%d samples, %d rejected; %d files passed over", rows.seen, rows.rejected_rows, passed)
     return rows.settle(drafts)
 
 

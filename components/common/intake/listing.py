@@ -51,6 +51,8 @@ class PassedOver:
 
     def add_all(self, keys: pa.Array, reason: str, detail: str) -> None:
         """Passes over several files."""
+        if not len(keys):
+            return
         self.named += [
             Rejected(printable(key), reason, detail)
             for key in keys.slice(0, max(0, _NAMED - self.counts[reason])).to_pylist()

@@ -7,6 +7,7 @@ than a few images. A process that a hostile image brings down costs that image a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import multiprocessing
@@ -287,14 +288,21 @@ def _look(pixels: Pixels) -> npt.NDArray[np.uint8]:
 
 def _coarse(pixels: Pixels) -> npt.NDArray[np.uint8]:
     """Mean grey levels of 8 x 8 parts of an image; zeros for one that has fewer pixels."""
-    _, height, width = pixels.shape
+    channels, height, width = pixels.shape
     if min(height, width) < COARSE:
         return np.zeros(COARSE * COARSE, np.uint8)
-    rows, columns = (np.linspace(0, side, COARSE + 1).astype(int) for side in (height, width))
-    sums = pixels.sum(axis=0, dtype=np.uint32)
-    sums = np.add.reduceat(np.add.reduceat(sums, rows[:-1], axis=0), columns[:-1], axis=1)
-    areas = np.outer(np.diff(rows), np.diff(columns)) * len(pixels)
-    return (sums // areas).astype(np.uint8).reshape(-1)
+    rows, columns, areas = _parts(height, width)
+    sums = np.add.reduceat(pixels, rows, axis=1, dtype=np.uint32)
+    sums = np.add.reduceat(sums.sum(axis=0), columns, axis=1)
+    return (sums // (areas * np.uint32(channels))).astype(np.uint8).reshape(-1)
+
+
+# Without image_size a drop may have any number of sizes.
+@functools.lru_cache(maxsize=64)
+def _parts(height: int, width: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
+    """Where 8 x 8 parts of an image begin, and how many pixels each has."""
+    rows, columns = (np.linspace(0, side, COARSE + 1).astype(np.intp) for side in (height, width))
+    return rows[:-1], columns[:-1], np.outer(np.diff(rows), np.diff(columns)).astype(np.uint32)
 
 
 def _file_images(keys: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | tuple[str, str]]:
