@@ -173,7 +173,9 @@ def test_the_commands(kfp: FakeKfp) -> None:
     assert sent["ingest_settings"] == {"canary_ratio": 0.02}
     assert (sent["drops"], sent["run_id"]) == ("s3://bucket/drops", "digits-[[ScheduledTime]]")
     assert body["service_account"] == load_profile("cpu").service_account
-    assert "0 0 3 * * *" in untaint(kfp, "schedule", "list").output
+    listed = untaint(kfp, "schedule", "list").output
+    assert "0 0 3 * * *" in listed
+    assert "cron (UTC)" in listed
     assert untaint(kfp, "schedule", "pause", "digits").exit_code == 0
     assert "paused" in untaint(kfp, "schedule", "list").output
     assert untaint(kfp, "schedule", "resume", "digits").exit_code == 0

@@ -139,6 +139,9 @@ def test_only_check_counts_by_reason(tmp_path: Path) -> None:
     assert "read as class folders" in done.output
     assert any(line.split()[:5] == ["3", "16", "4", "1", "0"] for line in done.output.splitlines())
     assert "usable: 160 training and 40 holdout images of 3x28x28, 10 classes" in done.output
+    done = CliRunner().invoke(cli, ["ingest", "--drop", str(root), "--only-check", "--model", "resnet18"])
+    assert done.exit_code == ConfigError.exit_code
+    assert "images of at least 64 pixels; found 28x28" in done.output + str(done.exception)
     for number in range(20):
         (root / "3" / f"y{number}.png").write_bytes(b"no image")
     done = CliRunner().invoke(cli, ["ingest", "--drop", str(root), "--only-check"])

@@ -526,6 +526,15 @@ def test_an_address_of_another_kind_is_told(address: str) -> None:
         checked_location(address)
 
 
+def test_an_archived_object_is_to_be_restored() -> None:
+    from botocore.exceptions import ClientError
+
+    from components.common.storage._failures import told
+
+    answer = {"Error": {"Code": "InvalidObjectState"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    assert "restore it" in str(told(ClientError(answer, "GetObject"), "host", "get", "s3://bucket/cat/1.png"))  # type: ignore[arg-type]
+
+
 # Formats that people have
 
 
