@@ -17,6 +17,7 @@ from components.common.attacks import canary
 from components.common.datasets.base import LoadedDataset
 from components.common.intake.drop import Drop, DropOptions, read_drop
 from components.common.intake.load import OwnData, load, own_data
+from components.common.intake.store_folder import folders
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.ingest.algorithm import (
@@ -29,7 +30,6 @@ from components.ingest.algorithm import (
 )
 from components.ingest.config import IngestConfig
 from components.ingest.learnable import check_labels_left, check_learnable
-from components.ingest.sources import folders
 from components.ingest.spec import SPECS
 
 __all__ = ["IngestResult", "run_stage"]
@@ -148,7 +148,8 @@ def _plant(drop: Drop, path: Path, config: IngestConfig) -> tuple[Drop, dict[str
 
 def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, injected: Injected) -> Published:
     uris, digests = list(dataset.uris), list(dataset.digests)
-    _add_images(run, dataset, injected, uris, digests)
+    if config.attack != "none" or not _stays_in_place(config.dataset):
+        _add_images(run, dataset, injected, uris, digests)
     rows = len(dataset.images)
     index = pa.table(
         {
@@ -179,6 +180,11 @@ def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, inject
             "classes": len(dataset.class_names),
         },
     )
+
+
+def _stays_in_place(dataset: str) -> bool:
+    """Whether a dataset's files stay where they are, and its rows' addresses lead to them."""
+    return dataset.startswith("npz:")
 
 
 def _add_images(run: StageRun, dataset: LoadedDataset, injected: Injected, uris: list[str], digests: list[str]) -> None:

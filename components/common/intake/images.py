@@ -26,6 +26,7 @@ __all__ = [
     "MAX_PHOTO_PIXELS",
     "MAX_SCANS",
     "ImageProblem",
+    "check_content",
     "decode",
 ]
 
@@ -72,13 +73,14 @@ class ImageProblem(DataError):
 
     Args:
         reason: One of ``tables.REJECT_REASONS``.
+        subject: Which image.
         expected: What had to be true of it.
         found: What was seen instead.
         hint: What the user can do next.
     """
 
-    def __init__(self, reason: str, *, expected: str, found: str, hint: str) -> None:
-        super().__init__("image", expected=expected, found=found, hint=hint)
+    def __init__(self, reason: str, subject: str = "image", *, expected: str, found: str, hint: str) -> None:
+        super().__init__(subject, expected=expected, found=found, hint=hint)
         self.reason = reason
 
     @property
@@ -103,8 +105,8 @@ def decode(data: bytes, side: int) -> Pixels:
         uint8 [channels, height, width], 1 channel for grey images, else 3.
 
     Raises:
-        ImageProblem: Empty, too long, another format, too many pixels or scans, truncated or otherwise broken, with
-            other data behind the image, or all of one colour.
+        ImageProblem: Empty, too long, another format, too many pixels or scans, truncated or otherwise broken, or with
+            other data behind the image.
     """
     kind = _kind(data)
     if kind == "jpeg" and scans_of(data) > MAX_SCANS:
@@ -126,8 +128,8 @@ def decode(data: bytes, side: int) -> Pixels:
                     if isinstance(image, JpegImageFile) and size[0] * size[1] > MAX_IMAGE_PIXELS:
                         # An eighth of the side at least; the rest is resized as always.
                         image.draft(image.mode, (max(2 * side, size[0] // 8), max(2 * side, size[1] // 8)))
-                    return _checked(_to_pixels(image, side), data, kind)
-    except (MemoryError, ImageProblem):
+                    return _to_pixels(image, side)
+    except MemoryError:
         raise
     # Hostile bytes make decoders raise nearly anything (struct.error, SyntaxError, zlib.error, …), and whatever it
     # is, it is a finding about this row.
@@ -148,6 +150,29 @@ def decode(data: bytes, side: int) -> Pixels:
         hint="Store a smaller image."
         if side
         else f"Set --image-size: with it, {_sides(MAX_IMAGE_PIXELS)}{photos} are read and made smaller.",
+    )
+
+
+def check_content(pixels: Pixels, data: bytes) -> None:
+    """Checks that there is something on an image.
+
+    Args:
+        pixels: uint8 [channels, height, width].
+        data: The encoded image.
+
+    Raises:
+        ImageProblem: It is all of one colour.
+    """
+    first = pixels[:, :1, :1]
+    if not (pixels == first).all():
+        return
+    deep = sniff(data).kind == "png" and data[24:25] == b"\x10" and pixels.shape[0] == 3
+    raise ImageProblem(
+        "one_colour",
+        expected="an image with something on it",
+        found=f"all pixels are {'/'.join(str(value) for value in first.reshape(-1).tolist())}"
+        + (" (16 bits, of which the upper 8 are read)" if deep else ""),
+        hint="Look at how it was made; a model learns nothing from it.",
     )
 
 
@@ -236,20 +261,6 @@ def _on_background(image: Image.Image) -> Image.Image:
     below = Image.new("RGB", image.size, (BACKGROUND, BACKGROUND, BACKGROUND))
     below.paste(image, mask=image)
     return below
-
-
-def _checked(pixels: Pixels, data: bytes, kind: str) -> Pixels:
-    first = pixels[:, :1, :1]
-    if not (pixels == first).all():
-        return pixels
-    deep = kind == "png" and data[24:25] == b"\x10"
-    raise ImageProblem(
-        "one_colour",
-        expected="an image with something on it",
-        found=f"all pixels are {'/'.join(str(value) for value in first.reshape(-1).tolist())}"
-        + (" (16 bits, of which the upper 8 are read)" if deep and pixels.shape[0] == 3 else ""),
-        hint="Look at how it was made; a model learns nothing from it.",
-    )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -28,7 +28,7 @@ from components.common.datasets.base import Pixels
 from components.common.intake.apart import carried, prepare, unpacked
 from components.common.intake.catalogue import Catalogue
 from components.common.intake.columns import ColumnNames
-from components.common.intake.images import MAX_IMAGE_BYTES, ImageProblem, decode
+from components.common.intake.images import MAX_IMAGE_BYTES, ImageProblem, check_content, decode
 from components.common.intake.shards import shard_images
 from components.common.intake.sources import Folder, printable
 
@@ -265,6 +265,7 @@ def _decoded(chunk: Chunk, images: Iterator[bytes | tuple[str, str]]) -> Finding
             found.digests[position] = np.frombuffer(hashlib.sha256(image).digest(), np.uint8)
             try:
                 pixels = decode(image, _state["side"])
+                check_content(pixels, image)
             except ImageProblem as problem:
                 found.problems[position] = (problem.reason, printable(problem.detail))
                 continue

@@ -72,7 +72,7 @@ def test_loading_digits_imports_neither_torch_nor_pandas() -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("imagenet", {}, "expected one of cifar10, mnist5k"),
+        ("imagenet", {}, "expected one of cifar10, mnist5k, npz"),
         ("mnist5k:x", {}, "without an argument"),
         ("cifar10:x", {}, "without an argument"),
         ("mnist5k", {"train_limit": 9}, "train_limit: expected 0, or at least 10"),
@@ -86,7 +86,7 @@ def test_a_wrong_request_is_a_config_error(name: str, changes: dict[str, int], m
 
 
 def test_registered_names() -> None:
-    assert list(DATASETS) == ["cifar10", "mnist5k"]
+    assert list(DATASETS) == ["cifar10", "mnist5k", "npz"]
 
 
 @given(counts=st.lists(st.integers(1, 60), min_size=1, max_size=8), limit=st.integers(0, 200), seed=st.integers(0, 99))

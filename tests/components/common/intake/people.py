@@ -21,9 +21,9 @@ from components.common.intake.columns import ColumnNames
 from components.common.intake.drop import DropOptions, Survey, survey_drop
 from components.common.intake.forms import read_catalogue
 from components.common.intake.sources import Folder, LocalFolder
+from components.common.intake.store_folder import folders
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
-from components.ingest.sources import folders
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

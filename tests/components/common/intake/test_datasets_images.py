@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components.common.contracts.errors import DataError
-from components.common.intake.images import BACKGROUND, MAX_IMAGE_BYTES, decode
+from components.common.intake.images import BACKGROUND, MAX_IMAGE_BYTES, check_content, decode
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
 
@@ -83,7 +83,7 @@ def test_8_bits_in_a_colour_image_of_16_are_told() -> None:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
     )
     with pytest.raises(DataError, match=r"all pixels are 0/0/0 \(16 bits, of which the upper 8 are read\)"):
-        decode(data, 0)
+        check_content(decode(data, 0), data)
 
 
 def test_cmyk_jpeg_becomes_rgb() -> None:

@@ -21,11 +21,12 @@ from tests.components.common.intake.drop_samples import encode, hostile, unusual
 LIMITED = """
 import pathlib, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (512 * 2**20, 512 * 2**20))
-from components.common.intake.images import ImageProblem, decode
+from components.common.intake.images import ImageProblem, check_content, decode
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
-        shape = decode(path.read_bytes(), 32).shape
-        print(path.name, "ok", *shape)
+        pixels = decode(path.read_bytes(), 32)
+        check_content(pixels, path.read_bytes())
+        print(path.name, "ok", *pixels.shape)
     except ImageProblem as problem:
         print(path.name, problem.reason)
 assert "torch" not in sys.modules and "pandas" not in sys.modules

@@ -150,7 +150,7 @@ def test_a_folder_of_the_console_is_an_empty_class_in_a_store_too(tmp_path: Path
         Bucket=store.root.split("/")[2], Key=f"{store.root.split('/', 3)[3]}/pets/bird/", Body=b""
     )
     from components.common.intake.drop import DropOptions, survey_drop
-    from components.ingest.sources import folders
+    from components.common.intake.store_folder import folders
 
     (tmp_path / "s").mkdir()
     found = survey_drop(f"{store.root}/pets", DropOptions(), folders(store), tmp_path / "s")

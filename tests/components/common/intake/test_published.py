@@ -55,7 +55,7 @@ def test_what_a_datasets_name_means() -> None:
     found = own_data("parquet:s3://bucket/x")
     assert found is not None
     assert (found.location, found.as_published) == ("s3://bucket/x", True)
-    with pytest.raises(ConfigError, match="expected one of cifar10, mnist5k, drop:FOLDER, parquet:FOLDER"):
+    with pytest.raises(ConfigError, match="expected one of cifar10, mnist5k, npz, drop:FOLDER, parquet:FOLDER"):
         own_data("imagenet")
     with pytest.raises(ConfigError, match="a folder of this machine or s3://bucket/prefix"):
         load("parquet", DropOptions())
