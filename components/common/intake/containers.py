@@ -156,7 +156,7 @@ def _end_of_bmp(data: bytes) -> int:
             end = max(end, 14 + place + length if length else 0)
     if end > len(data):
         raise MalformedImageError(f"{len(data)} of {end} bytes")
-    return end
+    return int(end)
 
 
 _ENDS = {
