@@ -16,6 +16,7 @@ from components.ingest.config import ATTACK_SETTINGS, CANARY_RATIO, IngestConfig
 from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import (
     control_option,
+    name_option,
     parameter_options,
     setting_options,
     settings_of,
@@ -65,7 +66,7 @@ _OPTIONS = (
 @parameter_options(TRAINING)
 @control_option(default=False)
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
-@click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
+@name_option()
 @store_option()
 @settings_option()
 @click.pass_context
@@ -91,7 +92,8 @@ def ingest_command(
       untaint ingest --drop s3://bucket/drops/2026-11-20 --holdout s3://bucket/holdout
       untaint ingest --drop ./photos --only-check
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from pipelines.local.run import Plan, load_plan, new_run_id, run
+    from pipelines.local.records import Plan, new_name
+    from pipelines.local.run import run
 
     drop = address_of(drop)
     parameters = {**default_parameters(), "dataset": f"drop:{drop}", "attack": "none"}
@@ -102,19 +104,8 @@ def ingest_command(
     write = Screen(sys.stdout)
     if only_check:
         ctx.exit(_check(config, drop, parameters["model"], store, write))
-    if run_id and load_plan(home(), run_id) is not None:
-        raise ConfigError(
-            f"run {run_id}",
-            expected="the name of a new run",
-            found="one that was started here",
-            hint=f"`untaint run --run-id {run_id}` goes on with it.",
-        )
-    run_id = run_id or new_run_id()
-    code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
-    if code == 0:
-        write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
-    ctx.exit(code)
+    run_id = new_name(home(), run_id, "")
+    ctx.exit(run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write))
 
 
 def address_of(text: str) -> str:

@@ -99,8 +99,8 @@ def check_size(name: str, height: int, width: int) -> None:
         expected=f"images of at least {least} pixels"
         + (f", square, in multiples of {multiple}" if multiple > 1 else ""),
         found=f"{width}x{height}",
-        hint=f"Set ingest.image_size={nearest}"
-        + (f", or choose a model for smaller images, such as {_SMALLEST}." if other else " to enlarge them."),
+        hint=(f"Choose a model for smaller images, such as --model {_SMALLEST}, or start" if other else "Start")
+        + f" a new run with --set ingest.image_size={nearest}.",
     )
 
 

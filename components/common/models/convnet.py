@@ -30,7 +30,7 @@ def _plain(widths: tuple[tuple[int, bool], ...], summary: str) -> Callable[[Mode
             inputs = outputs
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, spec.num_classes))
 
-    # What `untaint list models` shows.
+    # What `untaint list architectures` shows.
     build.__doc__ = summary
     return build
 

@@ -52,7 +52,7 @@ def _wide(depth: int, width: int, summary: str) -> Callable[[ModelSpec], nn.Modu
         layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(inputs, spec.num_classes))
 
-    # What `untaint list models` shows.
+    # What `untaint list architectures` shows.
     build.__doc__ = summary
     return build
 
