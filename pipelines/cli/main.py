@@ -155,6 +155,7 @@ def list_command(kind: str, as_json: bool) -> None:
       untaint list attacks
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.registry import Registry
+    from components.common.intake.names import OWN
 
     module, name = _NAMED[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
@@ -162,6 +163,9 @@ def list_command(kind: str, as_json: bool) -> None:
         name: " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split()).partition(". ")[0]
         for name in registry
     }
+    options = {name: getattr(registry[name], "options", {}) for name in registry}
+    if kind == "datasets":
+        said |= {f"{name}:FOLDER": meaning.partition(". ")[0] for name, meaning in OWN.items()}
     if as_json:
         show_json(
             [
@@ -170,17 +174,17 @@ def list_command(kind: str, as_json: bool) -> None:
                     "about": said[name].rstrip("."),
                     "options": {
                         key: {"default": one.default, "low": one.low, "high": one.high, "meaning": one.meaning}
-                        for key, one in getattr(registry[name], "options", {}).items()
+                        for key, one in options.get(name, {}).items()
                     },
                 }
-                for name in registry
+                for name in said
             ]
         )
         return
-    width = max(len(name) for name in registry)
-    for name in registry:
+    width = max(len(name) for name in said)
+    for name in said:
         click.echo(f"{name:<{width}}  {said[name].rstrip('.')}".rstrip())
-        for key, option in getattr(registry[name], "options", {}).items():
+        for key, option in options.get(name, {}).items():
             bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
             click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
     if kind == "attacks":

@@ -99,7 +99,9 @@ def schedule_group() -> None:
 
 
 @schedule_group.command("create")
-@click.option("--cron", required=True, help='Six fields, seconds first: "0 0 3 * * *" is every day at 3.')
+@click.option(
+    "--cron", required=True, help='Six fields, seconds first, in UTC: "0 0 3 * * *" is every day at 3:00 UTC.'
+)
 @_drops
 @_name
 @_store
@@ -177,7 +179,7 @@ def schedule_create_command(
         made = Schedules(server).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
-    click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
+    click.echo(f"schedule {made.name}: {made.cron} (UTC), drops in {made.drops}, id {made.id}")
 
 
 @schedule_group.command("list")
@@ -197,7 +199,7 @@ def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
         click.echo("no schedules")
         return
     rows = [(s.name, s.cron, "on" if s.enabled else "paused", s.drops, s.id) for s in found]
-    for line in table(("name", "cron", "state", "drops", "id"), rows):
+    for line in table(("name", "cron (UTC)", "state", "drops", "id"), rows):
         click.echo(line)
 
 
@@ -357,5 +359,8 @@ def deliver_command(folder: Path, drop: str) -> None:
     from pipelines.local.run import opened_store
 
     with opened_store("", home()) as (root, _):
-        count = deliver(Store(root), folder, drop)
-    click.echo(f"{count} files in {drop.rstrip('/')}, ready")
+        done = deliver(Store(root), folder, drop)
+    click.echo(f"{done.files} files in {drop.rstrip('/')}, ready")
+    if done.left:
+        left = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left.items()))
+        click.echo(f"left behind as no data by their names: {left}")

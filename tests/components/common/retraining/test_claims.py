@@ -345,12 +345,16 @@ def test_a_run_id_that_no_scheduler_filled_in_is_told(store: Store) -> None:
 
 
 def test_a_delivered_folder_can_be_claimed(store: Store, tmp_path: Path) -> None:
-    for name in ("cat/1.png", "cat/2.png", "dog/1.png", ".DS_Store", "_notes/x.txt"):
+    for name in (
+        *("cat/1.png", "cat/_MG_0002.png", "dog/no\u202fbreak.png", "_background/1.png"),
+        *(".DS_Store", "_notes/x.txt", "cat/@eaDir/1.png", "dog/Thumbs.db"),
+    ):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(name.encode())
     uri = f"{store.root}/drops/2026-11-20"
-    assert deliver(store, tmp_path, uri) == 3
+    done = deliver(store, tmp_path, uri)
+    assert (done.files, done.left) == (4, {"litter": 3, "note": 1})
     found = claim(store).claim
     assert found is not None
     assert found.drop_uri == uri
