@@ -67,7 +67,7 @@ class Refined:
     @property
     def found(self) -> bool:
         """Whether there is poison."""
-        return any(find.finding == "poison" for find in self.finds)
+        return any(find.finding == "poison found" for find in self.finds)
 
 
 def refine(

@@ -74,7 +74,7 @@ def _findings(refined: Refined, class_names: list[str]) -> dict[str, Any]:
     return {
         "found": refined.found,
         "verdict": refined.verdict.verdict,
-        "verdict_reason": refined.verdict.reason,
+        "reason": refined.verdict.reason,
         "classes": [
             {
                 "label": class_names[one.label],

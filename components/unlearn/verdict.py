@@ -12,10 +12,7 @@ from components.unlearn.detectors import Find
 
 __all__ = ["ClassFinding", "Verdict", "conclude"]
 
-# Share of the training samples that the warm-up model must give their label, and fewest samples of a class: below,
-# nothing that was or was not found says anything (docs/LOG.md).
-_LEARNED = 0.4
-_FEWEST = 100
+Word = Literal["poison found", "label errors found", "inconclusive", "no poison found"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +21,7 @@ class ClassFinding:
 
     Attributes:
         label: The class.
-        finding: ``poison``, ``label errors``, ``inconclusive`` or ``nothing found``.
+        finding: As the verdict, of this class alone.
         reason: Why, in words; empty where nothing was found.
         size: Its training samples.
         poisoned: How many of them are called poisoned.
@@ -32,7 +29,7 @@ class ClassFinding:
     """
 
     label: int
-    finding: Literal["poison", "label errors", "inconclusive", "nothing found"]
+    finding: Word
     reason: str
     size: int
     poisoned: int
@@ -53,7 +50,7 @@ class Verdict:
         reason: One sentence.
     """
 
-    verdict: Literal["poison found", "label errors found", "inconclusive", "no poison found"]
+    verdict: Word
     reason: str
 
 
@@ -76,7 +73,7 @@ def conclude(
         classes.append(
             ClassFinding(
                 label=label,
-                finding=mine[0].finding if mine else "nothing found",
+                finding=mine[0].finding if mine else "no poison found",
                 reason=mine[0].reason if mine else "",
                 size=len(rows),
                 poisoned=int(poisoned[rows].sum()),
@@ -87,40 +84,26 @@ def conclude(
 
 
 def _verdict(context: Context, classes: list[ClassFinding], *, rolled_back: bool) -> Verdict:
-    kinds = ("poison", "label errors", "inconclusive")
+    kinds: tuple[Word, ...] = ("poison found", "label errors found", "inconclusive")
     found = {kind: [one for one in classes if one.finding == kind] for kind in kinds}
     flagged = sum(one.poisoned + one.suspect for one in classes)
-    learned = float((context.before.given_probability > 0.5).float().mean())
-    smallest = min(one.size for one in classes)
-    if found["poison"]:
+    if found["poison found"]:
         kept = " Unlearning it cost too much, so the model may still obey the trigger." if rolled_back else ""
         return Verdict(
             verdict="poison found",
-            reason=f"{flagged} samples of {_classes(found['poison'])} carry a trigger or a label that an attacker "
+            reason=f"{flagged} samples of {_classes(found['poison found'])} carry a trigger or a label that an attacker "
             f"changed.{kept}",
         )
     if found["inconclusive"]:
         return Verdict(
             verdict="inconclusive",
-            reason=f"Something is wrong with {_classes(found['inconclusive'])}, and nothing tells which samples: no "
-            "label was taken away there.",
+            reason=f"Something is wrong with the labels of {_classes(found['inconclusive'])}, and nothing tells all "
+            "the samples concerned.",
         )
-    if learned < _LEARNED:
-        return Verdict(
-            verdict="inconclusive",
-            reason=f"The warm-up model has learned {learned:.0%} of its training samples, too few for a trigger to "
-            "stand out: add data, epochs or a larger model.",
-        )
-    if smallest < _FEWEST:
-        return Verdict(
-            verdict="inconclusive",
-            reason=f"The smallest class has {smallest} samples, too few to tell poison from the rest "
-            f"({_FEWEST} are needed).",
-        )
-    if found["label errors"]:
+    if found["label errors found"]:
         return Verdict(
             verdict="label errors found",
-            reason=f"{flagged} samples of {_classes(found['label errors'])} look like another class than their label "
+            reason=f"{flagged} samples of {_classes(found['label errors found'])} look like another class than their label "
             "says, and nothing points to an attack.",
         )
     return Verdict(

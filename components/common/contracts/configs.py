@@ -252,7 +252,7 @@ class UnlearnConfig:
     """Least suspect share of every class that is retained while a candidate is forgotten."""
     unseen_epochs: int = 6
     """Passes of the training without a class whose samples are judged by what their images alone show."""
-    most_lost: float = 0.35
+    most_lost: float = 0.25
     """Largest share of a class that may lose its label without evidence of a trigger, in [0, 1]; of more, all keep it
     and the class is inconclusive."""
     max_retain_loss: float = 0.3

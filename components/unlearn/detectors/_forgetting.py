@@ -146,7 +146,7 @@ class ByForgetting:
         return Find(
             label=label,
             detector=self.name,
-            finding="poison",
+            finding="poison found",
             scores=scores,
             threshold=SUSPECT,
             reason=f"{self.reason}; forgetting it moved {float((gap > at).float().mean()):.0%} of the class and left "

@@ -15,7 +15,7 @@ from components.unlearn.forgetting import Candidate, Probe
 
 __all__ = ["DETECTORS", "Detector", "Find", "Finding", "chosen_detectors"]
 
-Finding = Literal["poison", "label errors", "inconclusive"]
+Finding = Literal["poison found", "label errors found", "inconclusive"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class Find:
     Attributes:
         label: The label.
         detector: Who says so.
-        finding: ``poison``; ``label errors`` where labels are wrong and nothing points to an attack;
+        finding: ``label errors found`` where labels are wrong and nothing points to an attack;
             ``inconclusive`` where something is wrong and nothing tells which samples.
         scores: float32 [n] in [0, 1], higher = more suspect; 0 for samples of other labels.
         threshold: Score above which a sample is suspect; above 0.5 it is poisoned.

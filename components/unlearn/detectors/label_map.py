@@ -68,7 +68,7 @@ class LabelMap:
         return Find(
             label=candidate.label,
             detector=self.name,
-            finding="poison",
+            finding="poison found",
             scores=scores,
             threshold=0.15,
             reason="labels were changed from class to class by one rule",

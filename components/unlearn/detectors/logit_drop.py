@@ -38,8 +38,8 @@ DETECTORS.register("logit_drop")(
         order=20,
         signal="",
         reason="loses its label furthest when the class is forgotten",
-        questions=5,
-        classes=5,
+        questions=3,
+        classes=3,
         any_amount=True,
     )
 )

@@ -68,7 +68,7 @@ class Neighbours:
         if not bool(wrong.any()):
             return None
         return self._find(
-            context, label, wrong, share, "label errors", "its neighbours and the model agree on another class"
+            context, label, wrong, share, "label errors found", "its neighbours and the model agree on another class"
         )
 
     def _strangers(self, context: Context, label: int) -> Find | None:
@@ -92,7 +92,7 @@ class Neighbours:
                 context, label, "its samples are as much among their own as those of a sound class"
             )
         named = found / max(expected, 1.0)
-        finding: Finding = "poison" if named >= self.parted else "inconclusive"
+        finding: Finding = "poison found" if named >= self.parted else "inconclusive"
         reason = (
             f"about {expected:.0f} samples look like other classes once the class is forgotten, and the neighbours of "
             f"{found:.0f} say so too, in features that never saw the label"
@@ -110,7 +110,7 @@ class Neighbours:
             scores=scores,
             threshold=0.15,
             reason=reason,
-            recheck=finding == "poison",
+            recheck=finding == "poison found",
         )
 
     def _inconclusive(self, context: Context, label: int, why: str) -> Find:

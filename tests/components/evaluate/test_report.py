@@ -29,10 +29,10 @@ def report(text: str = "plain") -> Report:
     probe = {
         "signal": text,
         "label": text,
-        "isolated": 1,
-        "forgotten": 0.1,
-        "retained": 0.9,
-        "spilled": 0.0,
+        "forget_set": 1,
+        "forget_confidence": 0.1,
+        "retain_accuracy": 0.9,
+        "retain_loss_increase": 0.0,
         "accepted": True,
     }
     return Report(

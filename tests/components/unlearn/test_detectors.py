@@ -101,7 +101,7 @@ def test_a_signal_asks_about_its_dominating_label_and_finds_what_moves_cheaply(c
     found = strip.judge(context, candidate)
     assert found is not None
     assert (found.scores > 0.5).nonzero().squeeze(1).tolist() == list(range(185, 200))
-    assert found.finding == "poison"
+    assert found.finding == "poison found"
     assert "blended" in found.reason
 
 
@@ -270,7 +270,7 @@ def test_careless_labels_are_errors_where_neighbours_and_the_model_agree_on_anot
     context.before = scores_of(context.logits, LABELS)
     finds = [DETECTORS["neighbours"].judge(context, one) for one in DETECTORS["neighbours"].candidates(context)]
     (found,) = [find for find in finds if find is not None]
-    assert (found.label, found.finding) == (3, "label errors")
+    assert (found.label, found.finding) == (3, "label errors found")
     assert (found.scores > found.threshold).nonzero().squeeze(1).tolist() == list(range(120, 126))
 
 

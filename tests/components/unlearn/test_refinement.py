@@ -98,7 +98,7 @@ def test_what_changed_labels_share_is_found_without_any_signal(warped, refined) 
 
 def test_the_verdict_says_what_was_found_of_every_class(refined) -> None:
     assert refined.verdict.verdict == "poison found"
-    assert [one.finding for one in refined.classes] == ["poison"] + ["nothing found"] * 9
+    assert [one.finding for one in refined.classes] == ["poison found"] + ["no poison found"] * 9
     poisoned = refined.classes[0]
     assert poisoned.poisoned + poisoned.suspect == int((refined.poisoned | refined.suspect).sum())
     assert 0.3 < poisoned.lost < 0.7
@@ -190,7 +190,7 @@ def test_several_finds_are_forgotten_together(context, warped, refined) -> None:
     assert obeyed[1] < 0.2
 
 
-def suspects(share: float, *, finding: str = "label errors") -> Find:
+def suspects(share: float, *, finding: str = "label errors found") -> Find:
     scores = torch.zeros(1000)
     scores[: round(100 * share)] = 0.4
     return Find(label=0, detector="neighbours", finding=finding, scores=scores, threshold=0.15, reason="they differ")
@@ -199,12 +199,12 @@ def suspects(share: float, *, finding: str = "label errors") -> Find:
 def test_no_class_is_given_up_without_evidence_of_a_trigger(refined) -> None:
     labels = torch.arange(10).repeat_interleave(100)
     fine, too_much = _bounded(suspects(0.2), labels, CONFIG), _bounded(suspects(0.6), labels, CONFIG)
-    assert fine.finding == "label errors"
+    assert fine.finding == "label errors found"
     assert too_much.finding == "inconclusive"
     assert not bool(too_much.scores.any())
     assert "60%" in too_much.reason
     assert "keeps its labels" in too_much.reason
-    with_trigger = replace(suspects(0.6), probe=refined.finds[0].probe, finding="poison")
+    with_trigger = replace(suspects(0.6), probe=refined.finds[0].probe, finding="poison found")
     assert _bounded(with_trigger, labels, CONFIG) is with_trigger
 
 
@@ -215,7 +215,7 @@ def test_clean_digits_have_no_finds_and_keep_all_labels(many_digits: tuple[Tenso
     assert found.verdict.verdict == "no poison found"
     assert found.model is model
     assert not bool((found.poisoned | found.suspect).any())
-    assert {one.finding for one in found.classes} == {"nothing found"}
+    assert {one.finding for one in found.classes} == {"no poison found"}
 
 
 def test_labels_replaced_at_random_are_errors_and_no_poison(many_digits: tuple[Tensor, Tensor]) -> None:
