@@ -174,7 +174,7 @@ def _doubtful(finds: list[Find], context: Context) -> Tensor:
     classes = context.logits.shape[1]
     doubtful = torch.full((classes, classes), NEVER)
     for find in finds:
-        if find.recheck and not context.mapping:
+        if find.recheck:
             doubtful[:, find.label] = SURE
     for looks, label in context.mapping.items():
         doubtful[looks, label] = 0.0

@@ -72,7 +72,6 @@ class LabelMap:
             scores=scores,
             threshold=0.15,
             reason="labels were changed from class to class by one rule",
-            recheck=True,
         )
 
 

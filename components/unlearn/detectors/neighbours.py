@@ -1,6 +1,6 @@
 """Neighbours that never saw the label: what the images of an inconsistent class alone say, sample by sample.
 
-A model is trained without the class, and without the soundest other class beside it. A trigger cannot help its sample
+A model is trained without the class, and without one sound class beside it. A trigger cannot help its sample
 there, so a sample with a changed label is among those of its true class. From how many neighbours the samples of the
 sound class have of their own follows the bound: at most a stated share of a sound class would be below it. Where labels
 of all kinds are wrong, no trigger can have been learned and no class is sound: there the warm-up model's own features
@@ -78,7 +78,9 @@ class Neighbours:
         if not sound:
             return self._inconclusive(context, label, "no class is known to be sound")
         sizes = torch.bincount(context.labels, minlength=context.logits.shape[1]).float()
-        reference = min(sound, key=lambda other: (quartile_of(context, other), -len(context.members[other])))
+        # The most confused of them: an easy class has nearly all neighbours of its own, and would make strangers of
+        # honest members of a harder one.
+        reference = max(sound, key=lambda other: (quartile_of(context, other), -other))
         votes = context.unseen_votes((label, reference))
         own = {one: votes.shares[context.labels[votes.rows] == one, one] for one in (label, reference)}
         # Votes count by the size of the class: of a small one fewer neighbours can be had.
