@@ -84,33 +84,23 @@ def conclude(
 
 
 def _verdict(context: Context, classes: list[ClassFinding], *, rolled_back: bool) -> Verdict:
-    kinds: tuple[Word, ...] = ("poison found", "label errors found", "inconclusive")
+    kinds: tuple[Word, ...] = ("poison found", "inconclusive", "label errors found")
     found = {kind: [one for one in classes if one.finding == kind] for kind in kinds}
     flagged = sum(one.poisoned + one.suspect for one in classes)
-    if found["poison found"]:
-        kept = " Unlearning it cost too much, so the model may still obey the trigger." if rolled_back else ""
-        return Verdict(
-            verdict="poison found",
-            reason=f"{flagged} samples of {_classes(found['poison found'])} carry a trigger or a label that an attacker "
-            f"changed.{kept}",
-        )
-    if found["inconclusive"]:
-        return Verdict(
-            verdict="inconclusive",
-            reason=f"Something is wrong with the labels of {_classes(found['inconclusive'])}, and nothing tells all "
-            "the samples concerned.",
-        )
-    if found["label errors found"]:
-        return Verdict(
-            verdict="label errors found",
-            reason=f"{flagged} samples of {_classes(found['label errors found'])} look like another class than their label "
-            "says, and nothing points to an attack.",
-        )
+    for kind in kinds:
+        if found[kind]:
+            where = "1 class" if len(found[kind]) == 1 else f"{len(found[kind])} classes"
+            return Verdict(verdict=kind, reason=_sentence(kind, flagged, where, rolled_back=rolled_back))
     return Verdict(
         verdict="no poison found",
         reason=f"{len(context.probes)} candidates were forgotten and none of them carried a trigger.",
     )
 
 
-def _classes(found: list[ClassFinding]) -> str:
-    return "1 class" if len(found) == 1 else f"{len(found)} classes"
+def _sentence(kind: Word, flagged: int, where: str, *, rolled_back: bool) -> str:
+    if kind == "poison found":
+        kept = " Unlearning it cost too much, so the model may still obey the trigger." if rolled_back else ""
+        return f"{flagged} samples of {where} carry a trigger or a label that an attacker changed.{kept}"
+    if kind == "inconclusive":
+        return f"Something is wrong with the labels of {where}, and nothing tells all the samples concerned."
+    return f"{flagged} samples of {where} look like another class than their label says; nothing points to an attack."
