@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from components.common.attacks.base import Attack, AttackConfig, make_attack
-from components.common.contracts.configs import ControlConfig, EvaluateConfig
 from components.common.learning.devices import pick_device
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
@@ -29,7 +28,9 @@ from components.common.storage.store import Store
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import POISON_TRUTH, TableSpec
 from components.evaluate.algorithm import accuracy, area_under_roc, attack_success, true_positive_rate
+from components.evaluate.config import EvaluateConfig
 from components.warmup.algorithm import TrainingSet, train_control
+from components.warmup.config import ControlConfig
 from pipelines.dag.settings import stage_configs
 
 __all__ = ["Case", "Outcome", "load_case", "measured", "peak_mib", "restart_peak"]

@@ -25,6 +25,7 @@ from components.common.runs.artifacts import digest_of
 from components.common.runs.lifecycle import code_version
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
+from pipelines.dag.stages import TRAINING, folders_of
 from pipelines.local.home import home
 from pipelines.local.run import INTERRUPTED, Plan, run
 
@@ -36,7 +37,8 @@ _SHARED = {"undefended_asr": ("undefended", "asr"), "oracle_acc": ("oracle", "ac
 
 def run_id_of(cell: Cell) -> str:
     """The run of a cell's dataset; the same settings and code have the same, so that an unfinished one goes on."""
-    digest = digest_of([cell.matrix.parameters(cell.attack, cell.seed), code_version()])[:10]
+    code = [code_version(folder) for folder in folders_of(TRAINING)]
+    digest = digest_of([cell.matrix.parameters(cell.attack, cell.seed), code])[:10]
     return f"{cell.matrix.name}-{cell.attack.name}-{cell.seed}-{digest}"[-63:].lstrip("-_.")
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 
 from benchmarks.cells import measured, name_of
-from components.common.contracts.configs import as_mapping
 from components.common.contracts.errors import ConfigError
 from components.common.runs.artifacts import digest_of
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters, stage_configs
@@ -124,7 +123,7 @@ class Cell:
     def digest(self) -> str:
         """Hex sha256 over every setting that its figures depend on, defaults included, the code excluded."""
         configs = {
-            stage: as_mapping(config)
+            stage: config.model_dump()
             for stage, config in stage_configs(self.matrix.parameters(self.attack, self.seed)).items()
         }
         if not configs["ingest"]["attack_options"]:

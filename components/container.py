@@ -1,5 +1,7 @@
-"""What the six stages share with Kubeflow Pipelines: how a container starts, and how results reach the run graph."""
+"""A stage for Kubeflow Pipelines, made from its declaration: its component, and what its container calls."""
 
+import importlib
+import inspect
 import json
 import logging
 import os
@@ -7,16 +9,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import namedtuple
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol, get_origin
 
 from kfp import dsl
 
-from components.common.contracts.errors import UntaintError
+from components.common.contracts.errors import ConfigError, UntaintError
+from components.common.contracts.spec import StageSpec
 from components.common.runs.artifacts import StageManifest
 
-__all__ = ["RUN_PID", "STATUS_FILE", "Outputs", "Published", "deliver", "stage_container"]
+__all__ = ["RUN_PID", "STATUS_FILE", "Published", "component_of", "deliver", "described", "entry_point"]
 
 STATUS_FILE = "UNTAINT_STATUS_FILE"
 """Environment variable: where a stage of a local run notes its process id and how it ended, as JSON.
@@ -38,16 +42,6 @@ _START = (
 )
 
 
-class Outputs(NamedTuple):
-    """What every stage hands on: where its manifest lies, and the digest of that manifest's bytes.
-
-    The digest is a parameter so that KFP's cache keys follow the content of the store.
-    """
-
-    manifest_uri: str
-    manifest_sha256: str
-
-
 class Published(Protocol):
     """A stage's result as ``stage.py`` returns it; ``lifecycle`` has the class, which is too heavy to import here."""
 
@@ -66,20 +60,131 @@ class Published(Protocol):
         """The manifest."""
         ...
 
+    @property
+    def outputs(self) -> Mapping[str, str]:
+        """What the stage hands on besides, by the name of its output."""
+        ...
 
-def stage_container(stage: str, image: str) -> Any:
-    """The container of a stage.
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        """Content of its further artifacts, by the name of their output."""
+        ...
+
+
+def described(*specs: StageSpec) -> dict[str, tuple[Any, str, bool]]:
+    """What a component takes and gives, in order: name to KFP type, meaning, and whether it is an output.
 
     Args:
-        stage: Stage name; ``components/<stage>/component.py`` holds its ``run``.
-        image: Full image reference. KFP's cache key does not include the code, so the tag must change with it.
+        specs: The tasks of one folder. Of several, the input ``role`` says which is meant.
     """
-    return dsl.ContainerSpec(
-        image=image, command=["sh", "-ec", _START], args=[f"components.{stage}.component", "{{$}}"]
-    )
+    first = specs[0]
+    table: dict[str, tuple[Any, str, bool]] = {
+        "store_root": (str, "``s3://bucket/prefix`` of the run data.", False),
+        "run_id": (str, "Identifier of the run; its results lie under ``<store_root>/runs/<run_id>/``.", False),
+    }
+    if len(specs) > 1:
+        table["role"] = (str, f"Which of {', '.join(f'``{spec.name}``' for spec in specs)}.", False)
+    for name in first.inputs:
+        kind = first.config.model_fields[name].annotation
+        table[name] = (str if get_origin(kind) is Literal else kind, first.config.meaning(name), False)
+    table["settings"] = (
+        dict[str, Any], "Further settings of the stage by name; what is left out has its default.", False
+    )  # fmt: skip
+    for parent in first.parents:
+        table[f"{parent}_uri"] = (str, f"Manifest of {parent}; empty in a run without it.", False)
+        table[f"{parent}_sha256"] = (str, "Hex sha256 of that manifest.", False)
+    lineage = dsl.Dataset if first.lineage == "Dataset" else dsl.Model
+    table["lineage"] = (
+        dsl.Output[lineage], "The stage's result in the run graph: store address, digest, rows.", True
+    )  # fmt: skip
+    table["metrics"] = (dsl.Output[dsl.Metrics], "The stage's figures.", True)
+    for output in first.outputs:
+        if output.kind == "HTML":
+            table[output.name] = (dsl.Output[dsl.HTML], output.text, True)
+    table["manifest_uri"] = (dsl.OutputPath(str), "Where the stage's manifest lies.", True)
+    # A parameter, so that KFP's cache keys follow the content of the store.
+    table["manifest_sha256"] = (dsl.OutputPath(str), "Hex sha256 of that manifest.", True)
+    for output in first.outputs:
+        if output.kind == "text":
+            table[output.name] = (dsl.OutputPath(str), output.text, True)
+    return table
 
 
-def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Outputs:
+def component_of(image: str, *specs: StageSpec) -> Any:
+    """The KFP component of a folder's tasks.
+
+    Args:
+        image: Full image reference. KFP's cache key does not include the code, so the tag must change with it.
+        specs: The tasks of the folder.
+    """
+    table = described(*specs)
+
+    def component(*_: Any) -> Any:
+        return dsl.ContainerSpec(
+            image=image, command=["sh", "-ec", _START], args=[f"{specs[0].package}.component", "{{$}}"]
+        )
+
+    lines = "\n".join(f"    {name}: {meaning}" for name, (_, meaning, _) in table.items())
+    component.__name__ = specs[0].folder
+    component.__doc__ = f"{specs[0].summary}\n\nArgs:\n{lines}\n"
+    _sign(component, {name: kind for name, (kind, _, _) in table.items()}, dsl.ContainerSpec)
+    return dsl.container_component(component)
+
+
+def entry_point(*specs: StageSpec) -> Callable[..., Any]:
+    """The function that KFP's executor calls in the container: it builds the config, runs the stage and delivers.
+
+    ``run_stage`` of the folder's ``stage.py`` is called with the config, ``store_root``, ``run_id`` and, if the stage
+    has parents, with parent name to (URI, hex sha256); it returns a ``Published``.
+
+    Args:
+        specs: The tasks of the folder.
+    """
+    kinds = {name: kind for name, (kind, _, _) in described(*specs).items()}
+    texts = [name for name, kind in kinds.items() if isinstance(kind, dsl.OutputPath)]
+    artifacts = [output.name for output in specs[0].outputs if output.kind != "text"]
+    result: Any = namedtuple("Outputs", texts)
+    result.__annotations__ = dict.fromkeys(texts, str)
+
+    def work(given: Mapping[str, Any]) -> Published:
+        spec = _chosen(specs, given.get("role", specs[0].name))
+        config = spec.config(**{**given["settings"], **{name: given[name] for name in spec.inputs}})
+        arguments = [config, given["store_root"], given["run_id"]]
+        if spec.parents:
+            arguments.append({name: (given[f"{name}_uri"], given[f"{name}_sha256"]) for name in spec.parents})
+        # After KFP's executor has started, and never in the process that compiles the pipeline.
+        published: Published = importlib.import_module(f"{spec.package}.stage").run_stage(*arguments)
+        return published
+
+    def run(**given: Any) -> Any:
+        published = deliver(lambda: work(given), given["lineage"], given["metrics"])
+        for name in artifacts:
+            with open(given[name].path, "wb") as file:
+                file.write(published.files[name])
+        own = {"manifest_uri": published.uri, "manifest_sha256": published.sha256}
+        return result(**{**published.outputs, **own})
+
+    _sign(run, {name: kind for name, kind in kinds.items() if name not in texts}, result)
+    return run
+
+
+def _chosen(specs: tuple[StageSpec, ...], role: str) -> StageSpec:
+    for spec in specs:
+        if spec.name == role:
+            return spec
+    known = ", ".join(spec.name for spec in specs)
+    raise ConfigError("role", expected=f"one of {known}", found=repr(role)[:80], hint="Wire the task with its name.")
+
+
+def _sign(function: Any, kinds: Mapping[str, Any], returned: Any) -> None:
+    """Gives a function the signature that KFP reads."""
+    own = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, own, annotation=kind) for name, kind in kinds.items()]
+    function.__signature__ = inspect.Signature(parameters, return_annotation=returned)
+    function.__annotations__ = {**kinds, "return": returned}
+
+
+def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Published:
     """Runs a stage and shows its result in the run graph.
 
     An error that untaint can explain ends the process with the error's own exit code and one readable line; anything
@@ -120,7 +225,7 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Output
     for name, value in sorted(manifest.metrics.items()):
         metrics.log_metric(name, float(value))
     _note(exit_code=0)
-    return Outputs(manifest_uri=published.uri, manifest_sha256=published.sha256)
+    return published
 
 
 def _note(exit_code: int | None) -> None:

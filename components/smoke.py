@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from components.common.runs.lifecycle import code_version
 
     sys.stdout.write(
-        f"{', '.join(found)}: Python {sys.version.split()[0]}, torch {torch}, code {code_version()[:12]}\n"
+        f"{', '.join(found)}: Python {sys.version.split()[0]}, torch {torch}, code {code_version(found[0])[:12]}\n"
     )
     return 0
 

@@ -23,7 +23,7 @@ Choices where the paper's setting does not fit this budget:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -60,16 +60,16 @@ def defend(case: Case) -> Outcome:
     first = max(1, round(SETTINGS.isolation_epochs * total))
     last = max(1, round(SETTINGS.unlearning_epochs * total))
     model = case.fresh_model()
-    losses = _isolating(case, model, first)
+    losses = isolate(case, model, first)
     count = max(1, round(SETTINGS.isolation_ratio * len(losses)))
     isolated = torch.zeros(len(losses), dtype=torch.bool)
     isolated[losses.topk(count, largest=False).indices] = True
     _finishing(case, model, ~isolated, max(1, total - first - last))
-    _unlearning(case, model, isolated, last)
+    unlearn(case, model, isolated, last)
     return Outcome(model=model.eval(), suspicion=-losses, flagged=isolated)
 
 
-def _isolating(case: Case, model: nn.Module, epochs: int) -> Tensor:
+def isolate(case: Case, model: nn.Module, epochs: int) -> Tensor:
     """Trains with local gradient ascent and gives every sample's loss after it, float32 [n]."""
     data = case.training_set()
     trainer = Trainer(
@@ -98,9 +98,10 @@ def _finishing(case: Case, model: nn.Module, kept: Tensor, epochs: int) -> None:
     trainer.run(epochs * order.steps_per_epoch, order.batch, loss_at)
 
 
-def _unlearning(case: Case, model: nn.Module, isolated: Tensor, epochs: int) -> None:
+def unlearn(case: Case, model: nn.Module, isolated: Tensor, epochs: int) -> None:
+    """Raises the loss of the isolated samples, bool [n], up to a bound, and lowers that of the others; in place."""
     rest, suspects = case.training_set(~isolated), case.training_set(isolated)
-    recipe = replace(case.recipe, learning_rate=SETTINGS.unlearning_rate)
+    recipe = case.recipe.model_copy(update={"learning_rate": SETTINGS.unlearning_rate})
     trainer = Trainer(model=model, recipe=recipe, phase="abl-unlearn", watch=NullWatch())
     order = EpochOrder(len(rest.labels), recipe.batch_size, recipe.seed, "abl-unlearn")
     ceiling = SETTINGS.bound * math.log(len(case.train.class_names))

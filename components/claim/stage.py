@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from components.claim.algorithm import described, terms_of
-from components.common.contracts.configs import ClaimConfig, as_mapping
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ContractError, DataError
-from components.common.retraining.claims import checked_run_id, claim_next, require_held
+from components.common.contracts.names import checked_run_id
+from components.common.retraining.claims import claim_next, require_held
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
 from components.common.runs.artifacts import StageManifest, stage_key
 from components.common.runs.lifecycle import Published, code_version
@@ -38,7 +39,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
     store = Store(store_root)
     uri = join(store_root, "runs", run_id, "claim")
     terms = terms_of(config, run_id)
-    key = stage_key("claim", as_mapping(config), {}, "")
+    key = stage_key("claim", config.model_dump(), {}, "")
     found = find_manifest(store, uri)
     if found is not None:
         if found[2].key != key:
@@ -50,7 +51,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
             )
         require_held(store, config.name, Claim(**found[2].facts["claim"]))
         logger.info("this run has %s already", found[2].facts["drop_uri"])
-        return Published(*found)
+        return _handed_on(*found)
     search = claim_next(store, config.drops, terms)
     logger.info("%s", described(search))
     if search.claim is None and search.refused:
@@ -64,9 +65,9 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         stage="claim",
         run_id=run_id,
         key=key,
-        config=as_mapping(config),
+        config=config.model_dump(),
         parents={},
-        code_version=code_version(),
+        code_version=code_version("claim"),
         objects={},
         facts=_facts(config, search),
         metrics={
@@ -76,8 +77,13 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         },
     )
     if search.claim is None:
-        return Published("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
-    return Published(*publish(store, uri, manifest, {}))
+        return _handed_on("", hashlib.sha256(manifest.to_bytes()).hexdigest(), manifest)
+    return _handed_on(*publish(store, uri, manifest, {}))
+
+
+def _handed_on(uri: str, sha256: str, manifest: StageManifest) -> Published:
+    facts = manifest.facts
+    return Published(uri, sha256, manifest, outputs={"outcome": facts["outcome"], "dataset": facts["dataset"]})
 
 
 def _facts(config: ClaimConfig, search: Search) -> dict[str, Any]:

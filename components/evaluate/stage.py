@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from components.common.attacks import canary
-from components.common.contracts.configs import EvaluateConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_INDEX, SUSPECTS, split_spec
+from components.evaluate.config import EvaluateConfig
 from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ _FOUND = {
 
 def run_stage(
     config: EvaluateConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]
-) -> tuple[Published, bytes]:
+) -> Published:
     """Runs the stage.
 
     Returns:
-        The published result, and the report as HTML.
+        The published result with the report, an HTML page, among its files.
 
     Raises:
         UntaintError: An input breaks its contract, or the store fails.
@@ -44,7 +45,7 @@ def run_stage(
         done = run.finished()
         if done is not None:
             ref = done.manifest.object("report", done.uri)
-            return done, run.store.get(ref.uri, ref.sha256)
+            return replace(done, files={"report": run.store.get(ref.uri, ref.sha256)})
         from components.common.runs.inputs import read_rows
 
         holdout = read_rows(run, "holdout")
@@ -61,7 +62,7 @@ def run_stage(
 
         page = render(_report(run, split, metrics, facts, _suspects(run, config, split, index)))
         run.add_bytes("report", page, suffix=".html", kind="document")
-        return run.publish(facts, metrics), page
+        return replace(run.publish(facts, metrics), files={"report": page})
 
 
 def _read_split(run: StageRun) -> pa.Table:
@@ -210,6 +211,7 @@ def _report(
 
 def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table, index: pa.Table) -> list[Any]:
     """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
+    from components.common.learning.devices import pick_device
     from components.common.learning.scoring import predict
     from components.common.runs.inputs import read_model, read_rows
     from components.evaluate.report import SuspectRow, picture
@@ -221,7 +223,7 @@ def _suspects(run: StageRun, config: EvaluateConfig, split: pa.Table, index: pa.
     images: Tensor | None = None
     if len(rows):
         images = read_rows(run, "train").images[rows.tolist()]
-        model, _ = read_model(run, "finetune", "model")
+        model, _ = read_model(run, "finetune", "model", pick_device())
         predicted = predict(model, images, config.batch_size).argmax(dim=1).numpy()
     suspects = suspects_table(split, index, rows, predicted, names, location)
     # The images that canaries replaced have not been judged by anybody.

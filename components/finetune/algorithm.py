@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.contracts.configs import FinetuneConfig
 from components.common.learning.augment import strong, weak
 from components.common.learning.doubts import is_doubted
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.scoring import predict
 from components.common.learning.watch import Watch
+from components.finetune.config import FinetuneConfig
 
 __all__ = ["FineTuned", "fine_tune", "train"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from components.common.contracts.configs import FinetuneConfig
 from components.common.runs.lifecycle import Published, StageRun
+from components.finetune.config import FinetuneConfig
 
 if TYPE_CHECKING:
     import numpy as np

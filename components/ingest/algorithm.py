@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from components.common.contracts.configs import IngestConfig
 from components.common.datasets.base import LoadedDataset
 from components.common.tables.tables import REJECTED
+from components.ingest.config import IngestConfig
 
 __all__ = ["Injected", "encode_png", "inject", "pixel_statistics", "rejected_table", "statistics_of"]
 

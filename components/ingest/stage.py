@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.common.attacks import canary
-from components.common.contracts.configs import IngestConfig
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
 from components.common.intake.drop import PREFIX, Drop, DropOptions, read_drop
 from components.common.runs.lifecycle import Published, StageRun
@@ -27,23 +26,23 @@ from components.ingest.algorithm import (
     rejected_table,
     statistics_of,
 )
+from components.ingest.config import IngestConfig
 from components.ingest.learnable import check_labels_left, check_learnable
 from components.ingest.sources import StoreFiles, folders
+from components.ingest.spec import SPECS
 
 __all__ = ["IngestResult", "run_stage"]
 
 _SHARD_ROWS = 50_000
 _PART_ROWS = 262_144
-# Stages that defend must not know what was injected or planted, only evaluate may: see docs/architecture.md.
-_WITHHELD = ("attack", "poison_rate", "cover_rate", "target_label", "attack_options", "canary_ratio")
+(_SPEC,) = SPECS
 
 
 @dataclass(frozen=True, slots=True)
-class IngestResult:
-    """The stage's own result, and what it injected or planted itself, if it did."""
+class IngestResult(Published):
+    """The stage's own result, and ``truth``: what it injected or planted itself, if it did."""
 
-    main: Published
-    truth: Published | None
+    truth: Published | None = None
 
 
 def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResult:
@@ -58,12 +57,12 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
         UntaintError: The dataset, the attack or the store is not usable.
     """
     with (
-        StageRun("ingest", config, store_root, run_id, {}, withheld=_WITHHELD) as run,
+        StageRun("ingest", config, store_root, run_id, {}, withheld=_SPEC.withheld) as run,
         StageRun("truth", config, store_root, run_id, {}, gate=run.gate) as aside,
     ):
         done, truth = run.finished(), aside.finished()
         if done is not None:
-            return IngestResult(done, truth)
+            return _beside(done, truth)
         attacked = config.attack != "none"
         if config.dataset.startswith(PREFIX) and not attacked:
             return _publish_drop(run, config, aside)
@@ -91,7 +90,12 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
         else:
             none = np.zeros(len(dataset.images), dtype=bool)
             injected = Injected(images=dataset.images, labels=dataset.labels, is_poisoned=none, changed=none, record={})
-        return IngestResult(_publish(run, config, dataset, injected), truth)
+        return _beside(_publish(run, config, dataset, injected), truth)
+
+
+def _beside(main: Published, truth: Published | None) -> IngestResult:
+    outputs = {"truth_uri": truth.uri if truth else "", "truth_sha256": truth.sha256 if truth else ""}
+    return IngestResult(main.uri, main.sha256, main.manifest, outputs, truth=truth)
 
 
 def _publish_drop(run: StageRun, config: IngestConfig, aside: StageRun) -> IngestResult:
@@ -130,7 +134,7 @@ def _publish_drop(run: StageRun, config: IngestConfig, aside: StageRun) -> Inges
                 "rejected_samples": drop.rejected_rows,
             },
         )
-        return IngestResult(published, truth)
+        return _beside(published, truth)
 
 
 def _plant(drop: Drop, path: Path, config: IngestConfig) -> tuple[Drop, dict[str, Any]]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.contracts.configs import PromoteConfig
 from components.common.retraining.records import Champion, Gate
+from components.promote.config import PromoteConfig
 
 __all__ = ["VERDICTS", "Evidence", "gates"]
 

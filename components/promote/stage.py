@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from components.common.contracts.configs import PromoteConfig, as_mapping
 from components.common.contracts.errors import ContractError
+from components.common.contracts.names import checked_run_id
 from components.common.retraining.champions import champion_of, history, move
-from components.common.retraining.claims import checked_run_id, complete, require_held
+from components.common.retraining.claims import complete, require_held
 from components.common.retraining.records import KEPT_CHAMPION, PROMOTED, Champion, Claim, Gate
 from components.common.runs.artifacts import StageManifest, stage_key
 from components.common.runs.lifecycle import Published, code_version
@@ -17,6 +17,7 @@ from components.common.runs.publish import find_manifest, publish, read_manifest
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from components.promote.algorithm import gates
+from components.promote.config import PromoteConfig
 from components.promote.evidence import read_evidence
 
 __all__ = ["consider", "run_stage"]
@@ -24,16 +25,13 @@ __all__ = ["consider", "run_stage"]
 logger = logging.getLogger(__name__)
 
 
-def run_stage(
-    config: PromoteConfig, name: str, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]
-) -> Published:
+def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]) -> Published:
     """Runs the step.
 
     A candidate that does not pass is no problem of the step: it ends well, with the outcome ``kept champion``.
 
     Args:
-        config: The limits.
-        name: Model name.
+        config: The model's name, and the limits.
         store_root: ``s3://bucket/prefix``.
         run_id: The run whose model is the candidate.
         parents: ``claim`` to the claim's manifest (URI, hex sha256); a pair of empty strings for a run without one.
@@ -43,11 +41,12 @@ def run_stage(
         UntaintError: The run is not finished, an input breaks its contract, or the store fails.
     """
     checked_run_id(run_id)
+    name = config.name
     store = Store(store_root)
     uri = join(store_root, "runs", run_id, "promote")
     candidate, evidence, evaluation_sha256 = read_evidence(store, name, run_id)
     digests = {"evaluate": evaluation_sha256} | {n: sha256 for n, (u, sha256) in parents.items() if u}
-    settings = {**as_mapping(config), "name": name}
+    settings = config.model_dump()
     # Not the code: what was decided stays decided, and a new version must not decide it again.
     key = stage_key("promote", settings, digests, "")
     found = find_manifest(store, uri)
@@ -60,7 +59,7 @@ def run_stage(
                 hint=f"Use `untaint models promote {name} {run_id}` to decide anew.",
             )
         logger.info("decided before: %s", found[2].facts["outcome"])
-        return Published(*found)
+        return Published(*found, outputs={"outcome": found[2].facts["outcome"]})
     claim = None
     if parents.get("claim", ("", ""))[0]:
         claim = Claim(**read_manifest(store, *parents["claim"]).facts["claim"])
@@ -83,7 +82,7 @@ def run_stage(
         key=key,
         config=settings,
         parents=digests,
-        code_version=code_version(),
+        code_version=code_version("promote"),
         objects={},
         facts={
             "outcome": outcome,
@@ -97,7 +96,7 @@ def run_stage(
             "gates_asked": float(len(asked)),
         },
     )
-    return Published(*publish(store, uri, manifest, {}))
+    return Published(*publish(store, uri, manifest, {}), outputs={"outcome": outcome})
 
 
 def consider(

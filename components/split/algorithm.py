@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from components.common.contracts.configs import SplitConfig
 from components.common.signals import SIGNALS, Evidence, propose, ranks, score_all
+from components.split.config import SplitConfig
 
 __all__ = ["Split", "first_split"]
 

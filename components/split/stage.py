@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.common.contracts.configs import SplitConfig
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.signals import Evidence
 from components.common.tables.tables import MIXING, MIXING_KINDS, SAMPLE_INDEX, TRACES, split_spec
 from components.split.algorithm import first_split
+from components.split.config import SplitConfig
 
 __all__ = ["run_stage"]
 

@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.doubts import NEVER, is_doubted
 from components.common.learning.scoring import score
 from components.common.learning.watch import Watch
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.context import Context
 from components.unlearn.detectors import Find, chosen_detectors
 from components.unlearn.detectors.confident_joint import SURE

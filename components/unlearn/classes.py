@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.scoring import predict
 from components.common.learning.seeding import stream
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Candidate, forget
 
 __all__ = ["PASSES", "ClassUnlearning", "robust_z", "unlearn_class"]

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.scoring import Scores, predict, scores_of
 from components.common.signals import propose, trust
 from components.unlearn.classes import ClassUnlearning, unlearn_class
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Antimode, Candidate, Probe, find_antimode, halved, probe
 from components.unlearn.memo import Memo
 from components.unlearn.unseen import Votes, unseen_votes, warm_votes

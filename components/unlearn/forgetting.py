@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.augment import weak
 from components.common.learning.scoring import Scores, score
 from components.common.learning.seeding import stream
+from components.unlearn.config import UnlearnConfig
 
 __all__ = ["Antimode", "Candidate", "Probe", "find_antimode", "forget", "halved", "joined", "probe", "widen"]
 

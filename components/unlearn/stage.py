@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.runs.lifecycle import Published, StageRun
+from components.unlearn.config import UnlearnConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.contracts.configs import TrainRecipe, UnlearnConfig
 from components.common.learning.augment import weak
+from components.common.learning.config import TrainRecipe
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.scoring import predict
 from components.common.learning.seeding import derive_seed, stream
 from components.common.learning.watch import Watch
+from components.unlearn.config import UnlearnConfig
 
 __all__ = ["Votes", "unseen_votes", "warm_votes"]
 

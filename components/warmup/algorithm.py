@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.contracts.configs import ControlConfig, TrainRecipe, WarmupConfig
 from components.common.learning.augment import weak
+from components.common.learning.config import TrainRecipe
 from components.common.learning.loop import EpochOrder, Trainer, constant_after_ramp
 from components.common.learning.mixing import hold_under_mixing
 from components.common.learning.scoring import score
 from components.common.learning.watch import Watch
 from components.common.tables.tables import MIXING_KINDS
+from components.warmup.config import ControlConfig, WarmupConfig
 
 __all__ = ["Traces", "TrainingSet", "train", "train_control", "warm_up"]
 

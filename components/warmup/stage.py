@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from components.common.contracts.configs import ControlConfig, WarmupConfig
 from components.common.runs.lifecycle import Published, StageRun
+from components.warmup.config import ControlConfig, WarmupConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from components.common.contracts.configs import IngestConfig, from_mapping
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import settings_option, store_option
-from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from components.ingest.config import ATTACK_SETTINGS, IngestConfig
+from pipelines.cli.options import (
+    control_option,
+    parameter_options,
+    setting_options,
+    settings_of,
+    settings_option,
+    store_option,
+)
+from pipelines.dag.parameters import TRAINING
+from pipelines.dag.settings import apply_settings, default_parameters, stage_configs
 from pipelines.local.home import home
 from pipelines.local.screen import Screen
 
@@ -23,41 +31,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ingest_command", "suspects_group"]
 
-_DEFAULTS = default_parameters()
-_INGEST = IngestConfig()
+# What can be said of somebody's own data: no attack is injected, and the rest are parameters of every training.
+_READING = [
+    name
+    for name in IngestConfig.model_fields
+    if name not in ("dataset", *ATTACK_SETTINGS) and f"ingest.{name}" not in {one.setting for one in TRAINING}
+]
 
 
 @click.command("ingest")
 @click.option("--drop", required=True, metavar="FOLDER|s3://…", help="The folder or prefix of your images.")
-@click.option(
-    "--holdout", default="", help="A share in (0, 1), or the address of a holdout drop. [default: its own, else 0.2]"
-)
-@click.option("--image-size", default=_INGEST.image_size, show_default=True, help="Side to resize to; 0 keeps sizes.")
-@click.option(
-    "--mirror",
-    type=click.Choice(["auto", "yes", "no"]),
-    default=_INGEST.mirror,
-    show_default=True,
-    help="Whether a horizontal flip keeps the class; not so for digits and text.",
-)
-@click.option(
-    "--max-rejected-ratio",
-    default=_INGEST.max_rejected_ratio,
-    show_default=True,
-    help="Share of samples that may be bad, in [0, 1], before the drop is refused.",
-)
-@click.option("--train-limit", default=_INGEST.train_limit, show_default=True, help="Training samples; 0 for all.")
-@click.option("--model", default=_DEFAULTS["model"], show_default=True, help="Model to train.")
-@click.option("--seed", default=_DEFAULTS["seed"], show_default=True, help="Seed of everything random.")
-@click.option("--control/--no-control", default=False, show_default=True, help="Train the undefended model too.")
-@click.option(
-    "--canary",
-    "canary_ratio",
-    default=_INGEST.canary_ratio,
-    show_default=True,
-    metavar="SHARE",
-    help="Share of the training samples, in [0, 0.1], that get a trigger of our own, to see whether it is caught.",
-)
+@setting_options("ingest", _READING, canary_ratio="--canary")
+@parameter_options(TRAINING)
+@control_option(default=False)
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
 @click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
 @store_option()
@@ -67,9 +53,6 @@ def ingest_command(
     ctx: click.Context,
     /,
     drop: str,
-    model: str,
-    seed: int,
-    train_limit: int,
     control: bool,
     only_check: bool,
     run_id: str,
@@ -90,22 +73,15 @@ def ingest_command(
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from pipelines.local.run import Plan, load_plan, new_run_id, run
 
-    drop, given["holdout"] = _address(drop), _address(given["holdout"])
-    parameters = {
-        **_DEFAULTS,
-        "dataset": f"drop:{drop}",
-        "attack": "none",
-        "model": model,
-        "seed": seed,
-        "train_limit": train_limit,
-        "ingest_settings": given,
-    }
-    parameters = apply_settings(parameters, settings)
-    check_parameters(parameters)
+    drop = _address(drop)
+    parameters = {**default_parameters(), "dataset": f"drop:{drop}", "attack": "none"}
+    parameters = apply_settings(parameters, settings_of(given, settings))
+    own = parameters["ingest_settings"]
+    own |= {"holdout": _address(own["holdout"])} if "holdout" in own else {}
+    config = stage_configs(parameters)["ingest"]
     write = Screen(sys.stdout)
     if only_check:
-        own = {name: parameters[name] for name in ("dataset", "train_limit", "attack", "seed")}
-        ctx.exit(_check(from_mapping(IngestConfig, {**parameters["ingest_settings"], **own}), drop, store, write))
+        ctx.exit(_check(config, drop, store, write))
     if run_id and load_plan(home(), run_id) is not None:
         raise ConfigError(
             f"run {run_id}",
@@ -117,7 +93,7 @@ def ingest_command(
     code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
     if code == 0:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        if parameters["ingest_settings"]["canary_ratio"]:
+        if config.canary_ratio:
             write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
     ctx.exit(code)
 

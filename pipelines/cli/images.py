@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipelines.cli.options import settings_of
 from pipelines.cli.run import run_command, start_run
 from pipelines.images.build import STAGES, BuildOptions, build_images, content_tag, sizes
 
@@ -140,4 +141,4 @@ def run_docker_command(
       untaint run-docker --attack blended
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     options = BuildOptions(base_image=base_image, torch=torch, torch_cpu=torch_cpu, torchvision=torchvision)
-    start_run(ctx, control, run_id, store, settings, given, (registry, tag or content_tag(options)))
+    start_run(ctx, control, run_id, store, settings_of(given, settings), (registry, tag or content_tag(options)))

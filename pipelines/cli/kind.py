@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from pipelines.cli.submit import parameter_options, parameters_of
+from pipelines.cli.submit import parameters_of, run_options
 from pipelines.local.home import home
 
 __all__ = ["run_local_command", "run_local_down_command"]
@@ -35,7 +35,7 @@ _INTERRUPTED = 130
 @click.option("--torch-cpu-index-url", default="", help="Another index for it; see `untaint images build --help`.")
 @click.option("--base-image", default="", help="Base image with Python 3.11 and pip.")
 @click.option("--network", default="", help="Network of the build steps, as for `docker build`.")
-@parameter_options
+@run_options
 @click.pass_context
 def run_local_command(
     ctx: click.Context,
@@ -53,10 +53,11 @@ def run_local_command(
     Each step that is done already is left as it is, so it can be called again at any time. Needs docker, kind and
     kubectl, and 8 GiB of memory and 4 CPUs for Docker. `untaint run-local-down` removes everything.
     """
+    from components.common.contracts.names import checked_run_id
     from pipelines.cluster import kind as cluster
     from pipelines.dag.profiles import load_profile
     from pipelines.images.build import BuildOptions, build_images, content_tag
-    from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.local.run import new_run_id
 
     write = partial(click.echo, file=sys.stdout)
     names = ("base_image", "torch_cpu", "torch_cpu_index_url", "network")

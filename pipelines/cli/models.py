@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from components.common.contracts.configs import PromoteConfig, from_mapping
 from components.common.contracts.errors import ConfigError
+from components.promote.config import PromoteConfig
 from pipelines.cli.options import store_option
 from pipelines.local.home import home
 
@@ -46,19 +46,17 @@ def models_promote_command(name: str, run_id: str, store: str, force: bool, sett
     Example:
       untaint models promote digits 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from components.common.contracts.configs import ClaimConfig
-    from components.common.retraining.claims import checked_run_id
+    from components.common.contracts.names import checked_run_id
     from components.common.storage.store import Store
     from pipelines.dag.settings import value_of
     from pipelines.local.run import opened_store
     from pipelines.views.champions import promote
 
-    ClaimConfig(name=name)
     pairs = [text.partition("=") for text in settings]
     for key, equals, _ in pairs:
         if not equals:
             raise ConfigError(f"--set {key[:80]}", expected="KEY=VALUE", found="no '='", hint="max_acc_loss=0.01")
-    config = from_mapping(PromoteConfig, {key: value_of(PromoteConfig, key, value) for key, _, value in pairs})
+    config = PromoteConfig(**{key: value_of(PromoteConfig, key, value) for key, _, value in pairs} | {"name": name})
     with opened_store(store, home()) as (root, _embedded):
         made = promote(Store(root), name, checked_run_id(run_id), config, click.echo, force=force)
     click.echo(f"champion {made.number} of {name}: run {made.run_id}, ACC {100 * made.acc:.2f} %, {made.model_uri}")

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import click
 from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
+from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 from pipelines.local.home import home
 
 __all__ = ["compile_command", "report_command", "run_command", "start_run"]
 
-_DEFAULTS = default_parameters()
-_CONTROL = click.option(
-    "--control/--no-control", default=True, show_default=True, help="Train the undefended model too, for comparison."
-)
-
-
-def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
-
 
 @click.command("run")
-@_option("dataset", "mnist5k, cifar10, or parquet:FOLDER or parquet:s3://… for your own.")
-@_option("train_limit", "Training samples to take, stratified; 0 for all.")
-@_option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are.")
-@_option("poison_rate", "Poisoned share of the training set, in [0, 1].")
-@_option("target_label", "Class that triggered images are to be taken for.")
-@_option("model", "Model to train (`untaint list models`).")
-@_option("seed", "Seed of everything random.")
-@_CONTROL
+@parameter_options((*INJECTED, *TRAINING))
+@control_option()
 @click.option(
     "--run-id", default="", help="Continue this run, with the options it was started with; or name a new one."
 )
@@ -53,7 +39,7 @@ def run_command(
       untaint run --dataset parquet:s3://bucket/images --attack none --store s3://bucket/untaint
       untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    start_run(ctx, control, run_id, store, settings, given)
+    start_run(ctx, control, run_id, store, settings_of(given, settings))
 
 
 def start_run(
@@ -61,8 +47,7 @@ def start_run(
     control: bool,
     run_id: str,
     store: str,
-    settings: tuple[str, ...],
-    given: Mapping[str, Any],
+    settings: Iterable[str],
     images: tuple[str, str] | None = None,
 ) -> NoReturn:
     """Puts a run's plan together from its options and those that it was started with, runs it and exits.
@@ -73,7 +58,6 @@ def start_run(
         run_id: The run to continue or to name; empty for a new one.
         store: Root URI of the user's store, or empty.
         settings: ``stage.key=value`` texts.
-        given: The pipeline's parameters that are options of their own.
         images: Registry and tag of the images in which the stages run; None runs them as processes.
     """
     from pipelines.local.run import Plan, load_plan, new_run_id, run
@@ -81,9 +65,7 @@ def start_run(
 
     before = load_plan(home(), run_id) if run_id else None
     chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    parameters = {**_DEFAULTS, **(before.parameters if before else {})}
-    parameters |= {name: value for name, value in given.items() if name in chosen}
-    parameters = apply_settings(parameters, settings)
+    parameters = apply_settings({**default_parameters(), **(before.parameters if before else {})}, settings)
     check_parameters(parameters)
     plan = Plan(
         parameters=parameters,
@@ -119,7 +101,7 @@ def report_command(run_id: str, store: str) -> None:
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images. It must change with the code.")
 @click.option("--output", default="training.yaml", show_default=True, type=click.Path(dir_okay=False), help="The file.")
 @click.option("--profile", default="", help="What a cluster grants each stage: cpu, gpu, eks-irsa or a YAML file.")
-@_CONTROL
+@control_option()
 def compile_command(registry: str, tag: str, output: str, profile: str, control: bool) -> None:
     """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes.
 

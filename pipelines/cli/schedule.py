@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from components.common.contracts.configs import ClaimConfig, PromoteConfig
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
-from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
 from pipelines.cli.submit import _server_options
+from pipelines.dag.parameters import INJECTED, TRAINING
+from pipelines.dag.stages import TASKS
 from pipelines.local.home import home
 from pipelines.local.screen import Screen
 
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
-_DECIDED = {f"ingest.{name}" for name in ("dataset", "attack", "poison_rate", "target_label")}
-_STEPS = {"claim": ClaimConfig, "promote": PromoteConfig}
-_F = Callable[..., Any]
+# What the options --drops and --name say, what the claim finds, and the attack, which no drop gets.
+_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "promote.name"}
 
 _store = store_option(
     "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
 )
-_name = click.option("--name", default=ClaimConfig().name, show_default=True, help="Name of the model.")
-_drops = click.option("--drops", required=True, metavar="s3://…", help="Prefix with one folder per drop.")
-_control = click.option(
-    "--control/--no-control", default=False, show_default=True, help="Train the undefended model too, for comparison."
-)
+_name = click.option("--name", default=ClaimConfig().name, show_default=True, help=ClaimConfig.meaning("name"))
+_drops = click.option("--drops", required=True, metavar="s3://…", help=ClaimConfig.meaning("drops").replace("``", "`"))
+_control = control_option(default=False)
+_training = parameter_options(TRAINING)
 _settings = settings_option(
     "Any setting of a stage, as in `untaint run`, or of claim and promote: promote.max_acc_loss=0.01."
 )
 
 
-def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
+def _parameters(settings: Iterable[str], **given: Any) -> dict[str, Any]:
     """The retraining pipeline's parameters with what the user set."""
     from pipelines.dag.retrain import default_parameters
     from pipelines.dag.settings import apply_settings
@@ -47,10 +47,10 @@ def _parameters(settings: tuple[str, ...], **given: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"setting {text[:80]}",
                 expected="a setting of a training on drops",
-                found="one of an injected attack, or the dataset, which the claim decides",
-                hint="Use `untaint run` to try attacks.",
+                found="one of an injected attack, or one that --drops, --name or the claim decides",
+                hint="Use --drops and --name, and `untaint run` to try attacks.",
             )
-    changed = apply_settings({**of_training(), **parameters}, settings, _STEPS)
+    changed = apply_settings({**of_training(), **parameters}, settings, TASKS)
     return {name: changed[name] for name in parameters}
 
 
@@ -76,6 +76,7 @@ def schedule_group() -> None:
 @click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
 @_control
+@_training
 @_settings
 @_server_options
 def schedule_create_command(
@@ -91,6 +92,7 @@ def schedule_create_command(
     settings: tuple[str, ...],
     host: str,
     namespace: str,
+    **given: Any,
 ) -> None:
     """Make a recurring run, or replace the one of the same name.
 
@@ -117,7 +119,7 @@ def schedule_create_command(
             hint="Give --store or set UNTAINT_STORE.",
         )
     parse_uri(store)
-    parameters = _parameters(settings)
+    parameters = _parameters(settings_of(given, settings))
     check_order(name, drops, parameters)
     parameters |= {
         "store_root": store.rstrip("/"),
@@ -174,6 +176,7 @@ _change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and 
 @_name
 @_store
 @_control
+@_training
 @_settings
 @click.option("--run-id", default="", help="Go on with this run, which was stopped; or name a new one.")
 @click.pass_context
@@ -185,6 +188,7 @@ def schedule_run_once_command(
     control: bool,
     settings: tuple[str, ...],
     run_id: str,
+    **given: Any,
 ) -> None:
     """Do on this machine what a schedule does on a cluster, once.
 
@@ -197,7 +201,7 @@ def schedule_run_once_command(
     from pipelines.local.retrain import retrain_once
     from pipelines.local.run import new_run_id
 
-    order = _order(name, drops, store, control, _parameters(settings))
+    order = _order(name, drops, store, control, _parameters(settings_of(given, settings)))
     ctx.exit(retrain_once(order, run_id or new_run_id(), home(), Screen(sys.stdout)).code)
 
 
@@ -208,6 +212,7 @@ def schedule_run_once_command(
 @_name
 @_store
 @_control
+@_training
 @_settings
 @click.pass_context
 def backfill_command(
@@ -219,6 +224,7 @@ def backfill_command(
     store: str,
     control: bool,
     settings: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Train on the drops whose date lies in FROM..TO, oldest first, on this machine.
 
@@ -233,7 +239,7 @@ def backfill_command(
     from pipelines.local.retrain import backfill
 
     terms_of(ClaimConfig(name=name, since=first, until=last), "backfill")
-    order = _order(name, drops, store, control, _parameters(settings, since=first, until=last))
+    order = _order(name, drops, store, control, _parameters(settings_of(given, settings), since=first, until=last))
     ended = backfill(order, home(), Screen(sys.stdout))
     for one in ended:
         click.echo(f"{one.run_id}: {one.outcome}")

@@ -15,19 +15,15 @@ from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import parse_uri
-from pipelines.cli.options import settings_option, store_option
+from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
+from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 
-__all__ = ["parameter_options", "parameters_of", "runs_group", "submit_command"]
+__all__ = ["parameters_of", "run_options", "runs_group", "submit_command"]
 
-_DEFAULTS = default_parameters()
 _EXPERIMENT = "untaint"
 _NOT_SUCCEEDED = 1
 _INTERRUPTED = 130
-
-
-def _option(name: str, text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option(f"--{name.replace('_', '-')}", name, default=_DEFAULTS[name], show_default=True, help=text)
 
 
 def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,30 +47,20 @@ def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that decide what a run computes: the pipeline's parameters, ``control`` and ``settings``."""
-    for option in (
-        settings_option(),
-        click.option("--control/--no-control", default=True, show_default=True, help="Train the undefended model too."),
-        _option("seed", "Seed of everything random."),
-        _option("model", "Model to train (`untaint list models`)."),
-        _option("target_label", "Class that triggered images are to be taken for."),
-        _option("poison_rate", "Poisoned share of the training set, in [0, 1]."),
-        _option("attack", "Attack to inject (`untaint list attacks`); none takes the data as they are."),
-        _option("train_limit", "Training samples to take, stratified; 0 for all."),
-        _option("dataset", "mnist5k, cifar10, or parquet:s3://… for your own."),
-    ):
+    for option in (settings_option(), control_option(), parameter_options((*INJECTED, *TRAINING))):
         command = option(command)
     return command
 
 
 def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str, Any]:
-    """The pipeline's parameters as checked from the values of ``parameter_options``.
+    """The pipeline's parameters as checked from the values of ``run_options``.
 
     Raises:
         ConfigError: A setting that does not exist, a value out of its range, or a dataset that no pod could reach.
     """
-    parameters = apply_settings({**_DEFAULTS, **given}, settings)
+    parameters = apply_settings(default_parameters(), settings_of(given, settings))
     check_parameters(parameters)
     source, colon, place = str(parameters["dataset"]).partition(":")
     if colon and not place.startswith("s3://"):
@@ -98,7 +84,7 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
 @click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
 @click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
-@parameter_options
+@run_options
 @_server_options
 @click.pass_context
 def submit_command(
@@ -128,11 +114,12 @@ def submit_command(
       untaint submit --package build/training.yaml --store s3://bucket/untaint --attack none \\
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.contracts.names import checked_run_id
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
-    from pipelines.local.run import checked_run_id, new_run_id
+    from pipelines.local.run import new_run_id
 
     try:
         parse_uri(store)

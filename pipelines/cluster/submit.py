@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -12,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from components.common.runs.artifacts import digest_of
 from pipelines.cluster.server import REQUEST_SECONDS, ClusterError, Server, explained, quiet
 
 __all__ = [
@@ -19,10 +19,10 @@ __all__ = [
     "POLL_SECONDS",
     "Followed",
     "Task",
-    "content_digest",
     "follow",
     "get_run",
     "list_runs",
+    "package_digest",
     "pod_log",
     "start",
     "stop",
@@ -37,14 +37,14 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 """States that a run or a stage does not leave."""
 
 
-def content_digest(package: Path) -> str:
+def package_digest(package: Path) -> str:
     """Hex sha256 of what a compiled pipeline says, whatever the order of its lines and KFP's version in it."""
     import yaml
 
     documents = list(yaml.safe_load_all(package.read_text(encoding="utf-8")))
     for document in documents:
         document.pop("sdkVersion", None)
-    return hashlib.sha256(json.dumps(documents, sort_keys=True).encode()).hexdigest()
+    return digest_of(documents)
 
 
 def task_names(package: Path) -> dict[str, str]:
@@ -69,7 +69,7 @@ def upload(server: Server, package: Path, name: str) -> tuple[str, str, bool]:
     Raises:
         ClusterError: The server refuses.
     """
-    client, version = server.client, f"{name}-{content_digest(package)[:12]}"
+    client, version = server.client, f"{name}-{package_digest(package)[:12]}"
     with quiet(), explained(server.host):
         listed = client.pipelines.pipeline_service_list_pipelines(
             namespace=server.namespace, filter=_named(name), _request_timeout=REQUEST_SECONDS

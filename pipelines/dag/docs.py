@@ -1,104 +1,110 @@
-"""Writes ``components/<stage>/README.md`` from the component itself: what it does, its inputs and its outputs.
+"""Writes ``components/<stage>/README.md`` from the stage's declaration: what it does, takes, gives and can be told.
 
 ``python -m pipelines.dag.docs`` writes them, ``--check`` ends with 1 if one is not in step; `make check` runs that.
 """
 
 from __future__ import annotations
 
-import ast
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+from kfp import dsl
 
-from pipelines.dag.training import STAGES, component_of, image_of
+from components.common.contracts.config import Config, Rule
+from components.common.contracts.spec import StageSpec
+from components.container import described
+from pipelines.dag.stages import TASKS, folders_of
 
 __all__ = ["main", "readme"]
 
 _ROOT = Path(__file__).parents[2] / "components"
-_TYPES = {
-    "STRING": "string",
-    "NUMBER_INTEGER": "integer",
-    "NUMBER_DOUBLE": "number",
-    "STRUCT": "mapping",
-    "BOOLEAN": "boolean",
-    "LIST": "list",
-}
+_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", dict[str, Any]: "mapping"}
 
 
-def readme(stage: str) -> str:
-    """The README of a stage, as Markdown.
+def readme(*specs: StageSpec) -> str:
+    """The README of a folder, as Markdown.
 
     Args:
-        stage: Stage name.
+        specs: Its tasks.
     """
-    component = component_of(stage, image_of(stage, "", "TAG"))
-    spec = next(iter(component.pipeline_spec.components.values()))
-    meanings = _meanings(stage)
+    first = specs[0]
+    table = described(*specs)
+    inputs = [_row(name, kind, text) for name, (kind, text, given) in table.items() if not given]
+    outputs = [_row(name, kind, text) for name, (kind, text, given) in table.items() if given]
     return "\n".join(
         [
-            f"# {stage}",
+            f"# {first.folder}",
             "",
-            " ".join((component.description or "").split()),
+            " ".join(first.summary.replace("``", "`").split()),
             "",
-            f"Image: `{image_of(stage, '', 'TAG')}`. Contract: `component.py`. Reading and publishing: `stage.py`.",
-            "Computing: `algorithm.py`.",
+            f"Image: `untaint-{first.image or first.folder}`. Declaration: `spec.py`. Settings: `config.py`.",
+            "Reading and publishing: `stage.py`. Computing: `algorithm.py`.",
             "",
             "## Inputs",
             "",
-            *_table(spec.input_definitions, meanings),
+            "| name | type | meaning |",
+            "| --- | --- | --- |",
+            *inputs,
             "",
             "## Outputs",
             "",
-            *_table(spec.output_definitions, meanings),
+            "| name | type | meaning |",
+            "| --- | --- | --- |",
+            *outputs,
             "",
-            "<!-- Written by `make docs` from component.py. -->",
+            *(line for spec in specs for line in _settings(spec)),
+            "<!-- Written by `make docs` from spec.py and config.py. -->",
             "",
         ]
     )
 
 
-def _meanings(stage: str) -> dict[str, str]:
-    """Each input and output to its line in the component's docstring; KFP's spec keeps those of the inputs only."""
-    import docstring_parser
+def _row(name: str, kind: Any, text: str) -> str:
+    """A line of a table of inputs or outputs."""
+    if isinstance(kind, dsl.OutputPath):
+        shown = "string"
+    else:
+        # An artifact's class is in the __origin__ of its annotation.
+        shown = _TYPES[kind] if kind in _TYPES else f"{kind.__origin__.__name__} artifact"
+    return f"| `{name}` | {shown} | {text.replace('``', '`')} |"
 
-    tree = ast.parse((_ROOT / stage / "component.py").read_text())
-    (function,) = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == stage)
-    parsed = docstring_parser.parse(ast.get_docstring(function) or "")
-    return {entry.arg_name: " ".join((entry.description or "").replace("``", "`").split()) for entry in parsed.params}
 
-
-def _table(definitions: Any, meanings: Mapping[str, str]) -> list[str]:
-    types = {name: _parameter_type(entry) for name, entry in definitions.parameters.items()}
-    types |= {
-        name: f"{entry.artifact_type.schema_title.removeprefix('system.')} artifact"
-        for name, entry in definitions.artifacts.items()
-    }
-    # In the docstring's order, which is that of the signature; KFP's own is by name.
-    rows = [f"| `{name}` | {types.pop(name)} | {meaning} |" for name, meaning in meanings.items() if name in types]
+def _settings(spec: StageSpec) -> list[str]:
+    config = spec.config
     return [
-        "| name | type | meaning |",
-        "| --- | --- | --- |",
-        *rows,
-        *(f"| `{n}` | {t} | |" for n, t in types.items()),
+        f"## Settings, `--set {spec.name}.NAME=VALUE`",
+        "",
+        "| name | default | expected | meaning |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| `{name}` | `{_shown(field.default)}` | {_expected(config, name)} | "
+            f"{config.meaning(name).replace('``', '`')} |"
+            for name, field in config.model_fields.items()
+        ),
+        "",
     ]
 
 
-def _parameter_type(entry: Any) -> str:
-    field = entry.DESCRIPTOR.fields_by_name["parameter_type"]
-    return _TYPES[field.enum_type.values_by_number[entry.parameter_type].name]
+def _expected(config: type[Config], name: str) -> str:
+    # A list of names would make every new attack or model a change of this file.
+    rules = [rule for rule in config.model_fields[name].metadata if isinstance(rule, Rule)]
+    return "a known name" if any(callable(rule.expected) for rule in rules) else config.expected(name)
+
+
+def _shown(default: Any) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default) or "''"
 
 
 @click.command()
 @click.option("--check", is_flag=True, help="Write nothing; end with 1 if a README is not in step.")
 def main(check: bool) -> None:
-    """Write the stages' READMEs from their components."""
+    """Write the stages' READMEs from their declarations."""
     stale = []
-    for stage in STAGES:
-        path = _ROOT / stage / "README.md"
-        text = readme(stage)
+    for folder, specs in folders_of(tuple(TASKS.values())).items():
+        path = _ROOT / folder / "README.md"
+        text = readme(*specs)
         if not path.exists() or path.read_text() != text:
             stale.append(path)
             if not check:

@@ -1,19 +1,21 @@
-"""The parameters of the pipelines: names, types, defaults and texts, once for all pipelines that have them.
+"""The parameters of the pipelines, made from what the stages declare: names, types, defaults and texts.
 
 KFP reads a pipeline's parameters from a function's signature and its docstring. ``declared`` makes both from a table,
-so that a pipeline around another pipeline needs no copy of its parameters. Every default comes from a stage's config.
+so that a pipeline around another pipeline needs no copy of its parameters. Defaults and texts come from the configs.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_origin
 
-from components.common.contracts.configs import FinetuneConfig, IngestConfig, WarmupConfig
+from components.common.contracts.spec import StageSpec
+from components.ingest.config import ATTACK_SETTINGS
+from pipelines.dag.stages import TRAINING as TASKS_OF_TRAINING
 
-__all__ = ["INJECTED", "RUN", "TRAINING", "Parameter", "declared", "defaults_of", "settings_of"]
+__all__ = ["INJECTED", "RUN", "TRAINING", "Parameter", "declared", "defaults_of", "parameters_of"]
 
 _REQUIRED = inspect.Parameter.empty
 
@@ -25,37 +27,45 @@ class Parameter:
     Attributes:
         name: Its name.
         kind: Its type, one that KFP knows.
-        text: What it is, for the graph's page.
+        text: What it is, for the graph's page and the command line.
         default: Its default; a pipeline asks for one that has none.
+        setting: The setting that it is, ``stage.setting``, of the first task that has it; empty for any other.
     """
 
     name: str
     kind: Any
     text: str
     default: Any = _REQUIRED
+    setting: str = ""
 
     def required(self) -> Parameter:
         """The same one without a default."""
-        return Parameter(name=self.name, kind=self.kind, text=self.text)
+        return replace(self, default=_REQUIRED)
 
 
-def settings_of(stage: str, text: str) -> Parameter:
-    """The parameter that holds a stage's further settings.
+def parameters_of(specs: Iterable[StageSpec]) -> tuple[Parameter, ...]:
+    """The parameters of some tasks: settings that are parameters of their own, then the others task by task.
 
     Args:
-        stage: The task's name.
-        text: What the settings are.
+        specs: The tasks.
     """
-    return Parameter(name=f"{stage}_settings", kind=dict[str, Any], text=text, default={})
+    own: dict[str, Parameter] = {}
+    further = []
+    for spec in specs:
+        for setting, name in spec.inputs.items():
+            field = spec.config.model_fields[setting]
+            if name not in own:
+                own[name] = Parameter(
+                    name=name,
+                    kind=str if get_origin(field.annotation) is Literal else field.annotation,
+                    text=spec.config.meaning(setting),
+                    default=field.default,
+                    setting=f"{spec.name}.{setting}",
+                )
+        text = f"Further settings of {spec.name} by name."
+        further.append(Parameter(name=f"{spec.name}_settings", kind=dict[str, Any], text=text, default={}))
+    return (*own.values(), *further)
 
-
-def _configured(name: str, default: Any, text: str) -> Parameter:
-    return Parameter(name=name, kind=type(default), text=text, default=default)
-
-
-_INGEST = IngestConfig()
-_WARMUP = WarmupConfig()
-_FINETUNE = FinetuneConfig()
 
 RUN = (
     Parameter(name="store_root", kind=str, text="``s3://bucket/prefix`` of the run data."),
@@ -63,37 +73,13 @@ RUN = (
 )
 """What every pipeline asks for."""
 
-INJECTED = (
-    _configured(
-        "dataset",
-        _INGEST.dataset,
-        "Name of the dataset: ``mnist5k``, ``cifar10`` or ``parquet:<folder or s3 prefix>``.",
-    ),
-    _configured("attack", _INGEST.attack, "Attack to inject, or ``none`` to take the data as they are."),
-    _configured("poison_rate", _INGEST.poison_rate, "Poisoned share of the training set, in [0, 1]."),
-    _configured("target_label", _INGEST.target_label, "Class that triggered images are to be taken for."),
-)
+_OF_TRAINING = parameters_of(TASKS_OF_TRAINING)
+_INJECTED = {f"ingest.{name}" for name in ("dataset", *ATTACK_SETTINGS)}
+
+INJECTED = tuple(one for one in _OF_TRAINING if one.setting in _INJECTED)
 """The data of a training and the attack on them, which a training on drops does not ask for."""
 
-TRAINING = (
-    _configured("train_limit", _INGEST.train_limit, "Training samples to take, stratified; 0 for all."),
-    _configured("model", _WARMUP.model, "Name of the model's architecture."),
-    _configured("seed", _INGEST.seed, "Seed of everything random."),
-    _configured("warmup_epochs", _WARMUP.epochs, "Passes of the warm-up over the training set."),
-    _configured("finetune_epochs", _FINETUNE.epochs, "Passes of the fine-tuning over the training set."),
-    _configured(
-        "control_epochs",
-        _WARMUP.epochs + _FINETUNE.epochs,
-        "Passes of the undefended model, usually those of warm-up and fine-tuning together.",
-    ),
-    settings_of("ingest", "Further settings of ingest by name."),
-    settings_of("warmup", "Further settings of warmup by name."),
-    settings_of("control", "Further settings of the undefended model's training by name."),
-    settings_of("split", "Further settings of split by name."),
-    settings_of("unlearn", "Further settings of unlearn by name."),
-    settings_of("finetune", "Further settings of finetune by name."),
-    settings_of("evaluate", "Further settings of evaluate by name."),
-)
+TRAINING = tuple(one for one in _OF_TRAINING if one.setting not in _INJECTED)
 """What every training asks for besides its data."""
 
 

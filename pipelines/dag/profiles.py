@@ -19,14 +19,16 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.spec import ResourceClass
+from pipelines.dag.stages import TASKS
 
 __all__ = [
-    "TASKS",
     "Gpu",
     "NodeTerm",
     "Profile",
@@ -38,9 +40,6 @@ __all__ = [
     "load_profile",
     "profile_names",
 ]
-
-TASKS = ("claim", "ingest", "warmup", "control", "split", "unlearn", "finetune", "evaluate", "promote")
-"""Every task of training and retraining by its display name; a profile says of each what it may use."""
 
 _FOLDER = Path(__file__).parents[2] / "k8s" / "profiles"
 _SUFFIX = {
@@ -232,7 +231,8 @@ class Profile(_Strict):
         s3: Where stages find their store.
         security_context: Who a stage's process is.
         labels: Further labels of every pod; ``app.kubernetes.io/*`` are set by untaint.
-        stages: What each of ``TASKS`` may use.
+        resources: What the tasks of each class of resources may use; ``components/<stage>/spec.py`` says which class.
+        stages: What each of ``TASKS`` may use: as its class, unless it has an entry of its own.
     """
 
     description: Annotated[str, Field(min_length=1)]
@@ -245,7 +245,8 @@ class Profile(_Strict):
     s3: S3Access = S3Access()
     security_context: SecurityContext = SecurityContext()
     labels: dict[str, str] = {}
-    stages: dict[str, StagePlacement]
+    resources: dict[ResourceClass, StagePlacement] = {}
+    stages: Annotated[dict[str, StagePlacement], Field(validate_default=True)] = {}
 
     @field_validator("labels")
     @classmethod
@@ -259,11 +260,21 @@ class Profile(_Strict):
 
     @field_validator("stages")
     @classmethod
-    def _stages_are_the_tasks(cls, stages: dict[str, StagePlacement]) -> dict[str, StagePlacement]:
+    def _stages_are_the_tasks(
+        cls, stages: dict[str, StagePlacement], info: ValidationInfo
+    ) -> dict[str, StagePlacement]:
+        if "resources" not in info.data:
+            # They are at fault themselves, and it is said so.
+            return stages
+        classes = info.data["resources"]
+        stages = {name: classes[spec.resources] for name, spec in TASKS.items() if spec.resources in classes} | stages
         missing, unknown = sorted(set(TASKS) - set(stages)), sorted(set(stages) - set(TASKS))
         if missing or unknown:
             faults = [f"{word} {', '.join(names)}" for word, names in (("lacks", missing), ("has", unknown)) if names]
-            raise ValueError(f"should name each of {', '.join(TASKS)}, and nothing else; it {' and '.join(faults)}")
+            raise ValueError(
+                f"should name each of {', '.join(TASKS)} that has no class in resources, and nothing else; "
+                f"it {' and '.join(faults)}"
+            )
         return stages
 
     @model_validator(mode="after")

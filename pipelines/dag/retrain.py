@@ -10,25 +10,21 @@ from typing import Any
 
 from kfp import compiler, dsl
 
-from components.claim.component import build as claim_component
-from components.common.contracts.configs import ClaimConfig
 from components.common.retraining.records import CLAIMED
-from components.promote.component import build as promote_component
-from pipelines.dag.parameters import RUN, TRAINING, Parameter, declared, defaults_of, settings_of
+from components.container import component_of
+from pipelines.dag.parameters import INJECTED, RUN, TRAINING, Parameter, declared, defaults_of, parameters_of
 from pipelines.dag.placement import pipeline_config, place
 from pipelines.dag.profiles import Profile
+from pipelines.dag.stages import TASKS
+from pipelines.dag.training import add_task, image_of
 from pipelines.dag.training import build as build_training
-from pipelines.dag.training import image_of
 
-__all__ = ["CANARY_RATIO", "LIGHT_IMAGE", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
+__all__ = ["CANARY_RATIO", "PIPELINE_NAME", "build", "compile_pipeline", "default_parameters"]
 
 PIPELINE_NAME = "untaint-retrain"
-LIGHT_IMAGE = "split"
-"""The stage whose image holds the claim and promote steps too: the smallest one, without PyTorch."""
 CANARY_RATIO = 0.02
 """Share of the training set that carries a planted trigger, unless the user says otherwise; 0 plants none."""
 
-_BOUND = "date of the drops to take, YYYY-MM-DD{}; empty for no bound."
 _RUN = (
     RUN[0],
     Parameter(
@@ -36,22 +32,17 @@ _RUN = (
         kind=str,
         text="Identifier of the run. A schedule fills in ``[[ScheduledTime]]``, so that no two runs share it.",
     ),
-    Parameter(name="name", kind=str, text="Name of the model."),
 )
-_CLAIM = (
-    Parameter(name="drops", kind=str, text="``s3://bucket/prefix`` with one folder per drop."),
-    Parameter(name="since", kind=str, text="First " + _BOUND.format(""), default=ClaimConfig().since),
-    Parameter(name="until", kind=str, text="Last " + _BOUND.format(", inclusive"), default=ClaimConfig().until),
-    settings_of("claim", "Further settings of the claim by name."),
-)
+_ASKED = ("name", "drops")
+_CLAIM = tuple(one.required() if one.name in _ASKED else one for one in parameters_of([TASKS["claim"]]))
+_PROMOTE = tuple(one for one in parameters_of([TASKS["promote"]]) if one.name not in _ASKED)
 _CLAIMED = (
+    Parameter(name="name", kind=str, text="Name of the model."),
     Parameter(name="outcome", kind=str, text="How the claim came out."),
     Parameter(name="dataset", kind=str, text="The claimed drop as the name of a dataset."),
     Parameter(name="claim_uri", kind=str, text="Manifest of the claim."),
     Parameter(name="claim_sha256", kind=str, text="Hex sha256 of that manifest."),
 )
-_PROMOTE = (settings_of("promote", "Limits of the gates by name."),)
-_LIGHT: dict[str, Callable[[str], Any]] = {"claim": claim_component, "promote": promote_component}
 
 
 def default_parameters() -> dict[str, Any]:
@@ -71,10 +62,11 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
     Returns:
         The pipeline.
     """
-    light = {name: make(image_of(LIGHT_IMAGE, registry, tag)) for name, make in _LIGHT.items()}
+    light = {
+        name: component_of(image_of(TASKS[name].image, registry, tag), TASKS[name]) for name in ("claim", "promote")
+    }
 
     def settle(task: Any, name: str) -> None:
-        task.set_display_name(name)
         # What they find in the store changes while their parameters stay: a cached answer would be a stale one.
         task.set_caching_options(False)
         if profile is not None:
@@ -87,17 +79,11 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
         "Trains on the oldest drop that nobody has trained, and makes the model the champion if the gates hold.",
     )
     def untaint_retrain(given: dict[str, Any]) -> None:
-        run = {name: given[name] for name in ("store_root", "run_id", "name")}
-        claim = light["claim"](
-            **run, **{name: given[name] for name in ("drops", "since", "until")}, settings=given["claim_settings"]
-        )
-        settle(claim, "claim")
+        handed: dict[str, Any] = {}
+        settle(add_task(light["claim"], TASKS["claim"], given, handed, role=False), "claim")
         drop = follow_up(
-            **run,
-            outcome=claim.outputs["outcome"],
-            dataset=claim.outputs["dataset"],
-            claim_uri=claim.outputs["manifest_uri"],
-            claim_sha256=claim.outputs["manifest_sha256"],
+            **{name: given[name] for name in ("store_root", "run_id", "name")},
+            **{name: handed[name] for name in ("outcome", "dataset", "claim_uri", "claim_sha256")},
             **{one.name: given[one.name] for one in (*TRAINING, *_PROMOTE)},
         )
         drop.set_display_name("drop")
@@ -113,27 +99,20 @@ def _follow_up(training: Any, promote_component: Any, settle: Callable[[Any, str
     local runner knows nothing, and takes it for false.
     """
     parameters = (*_RUN, *_CLAIMED, *TRAINING, *_PROMOTE)
+    # The data are the drop's, and nobody attacks them.
+    plain = {**{one.name: one.kind() for one in INJECTED}, "attack": "none"}
 
     @declared(
         [one.required() for one in parameters], "Trains on the claimed drop, if there is one, and asks the gates."
     )
     def untaint_drop(given: dict[str, Any]) -> None:
-        run = {name: given[name] for name in ("store_root", "run_id")}
         with dsl.If(given["outcome"] == CLAIMED, name="a drop was claimed"):
             trained = training(
-                **run,
-                dataset=given["dataset"],
-                attack="none",
-                poison_rate=0.0,
-                target_label=0,
+                **{**plain, **{name: given[name] for name in ("store_root", "run_id", "dataset")}},
                 **{one.name: given[one.name] for one in TRAINING},
             )
             trained.set_display_name("train")
-            promote = promote_component(
-                **run,
-                **{name: given[name] for name in ("name", "claim_uri", "claim_sha256")},
-                settings=given["promote_settings"],
-            )
+            promote = add_task(promote_component, TASKS["promote"], given, dict(given), role=False)
             settle(promote, "promote")
             # It reads the results of this very run from the store, so there is no output to wait for.
             promote.after(trained)

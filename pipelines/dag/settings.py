@@ -4,45 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_origin
 
-from components.common.contracts.configs import (
-    ControlConfig,
-    EvaluateConfig,
-    FinetuneConfig,
-    IngestConfig,
-    SplitConfig,
-    UnlearnConfig,
-    WarmupConfig,
-    from_mapping,
-)
+from components.common.contracts.config import Config
 from components.common.contracts.errors import ConfigError
 from pipelines.dag.parameters import INJECTED, TRAINING, defaults_of
+from pipelines.dag.stages import TASKS
+from pipelines.dag.stages import TRAINING as TASKS_OF_TRAINING
 
-__all__ = ["CONFIGS", "apply_settings", "check_parameters", "default_parameters", "stage_configs", "value_of"]
-
-CONFIGS: dict[str, type[Any]] = {
-    "ingest": IngestConfig,
-    "warmup": WarmupConfig,
-    "control": ControlConfig,
-    "split": SplitConfig,
-    "unlearn": UnlearnConfig,
-    "finetune": FinetuneConfig,
-    "evaluate": EvaluateConfig,
-}
-"""The task's name in the DAG to the config that its settings belong to."""
-
-# Settings that are pipeline parameters of their own: the component's own input would go before the dict's entry.
-_OWN_PARAMETER = {
-    "ingest": {name: name for name in ("dataset", "train_limit", "attack", "poison_rate", "target_label", "seed")},
-    "warmup": {"model": "model", "epochs": "warmup_epochs", "seed": "seed"},
-    "control": {"model": "model", "epochs": "control_epochs", "seed": "seed"},
-    "split": {"seed": "seed"},
-    "unlearn": {"seed": "seed"},
-    "finetune": {"epochs": "finetune_epochs", "seed": "seed"},
-    "evaluate": {},
-}
+__all__ = ["apply_settings", "check_parameters", "default_parameters", "stage_configs", "value_of"]
 
 
 def default_parameters() -> dict[str, Any]:
@@ -51,9 +21,7 @@ def default_parameters() -> dict[str, Any]:
 
 
 def apply_settings(
-    parameters: Mapping[str, Any],
-    settings: Iterable[str],
-    further: Mapping[str, type[Any]] = MappingProxyType({}),
+    parameters: Mapping[str, Any], settings: Iterable[str], tasks: Iterable[str] | None = None
 ) -> dict[str, Any]:
     """Parameters with ``stage.key=value`` settings applied; values are YAML, and text where the setting is text.
 
@@ -63,12 +31,12 @@ def apply_settings(
     Args:
         parameters: As from ``default_parameters``.
         settings: What the user wrote.
-        further: Steps besides the training's stages, with their configs.
+        tasks: Names of the tasks whose settings may be set; those of a training by default.
 
     Raises:
         ConfigError: Not of that form, or no such stage. Names and values are checked by ``check_parameters``.
     """
-    configs = {**CONFIGS, **further}
+    known = {name: TASKS[name] for name in tasks or [spec.name for spec in TASKS_OF_TRAINING]}
     changed: dict[str, Any] = {
         name: dict(value) if isinstance(value, Mapping) else value for name, value in parameters.items()
     }
@@ -76,15 +44,15 @@ def apply_settings(
     for text in settings:
         address, equals, written = text.partition("=")
         stage, dot, key = address.partition(".")
-        if not (equals and dot and key) or stage not in configs:
+        if not (equals and dot and key) or stage not in known:
             raise ConfigError(
                 f"setting '{text[:200]}'",
-                expected=f"stage.key=value with a stage of {', '.join(configs)}",
-                found="another form" if stage in configs else f"stage '{stage[:40]}'",
+                expected=f"stage.key=value with a stage of {', '.join(known)}",
+                found="another form" if stage in known else f"stage '{stage[:40]}'",
                 hint="Write it like warmup.batch_size=64.",
             )
-        value = value_of(configs[stage], key, written)
-        own = _OWN_PARAMETER.get(stage, {}).get(key)
+        value = value_of(known[stage].config, key, written)
+        own = known[stage].inputs.get(key)
         named.add(own or key)
         if own is None:
             changed[f"{stage}_settings"][key] = value
@@ -98,8 +66,8 @@ def apply_settings(
     return changed
 
 
-def value_of(config: type[Any], name: str, written: str) -> Any:
-    """The value of a setting as a user wrote it: YAML, and text where the setting is text.
+def value_of(config: type[Config], name: str, written: str) -> Any:
+    """The value of a setting as a user wrote it: YAML, and where the setting is text what stands there.
 
     Args:
         config: The config that the setting belongs to.
@@ -111,21 +79,23 @@ def value_of(config: type[Any], name: str, written: str) -> Any:
     """
     import yaml
 
-    kind = get_type_hints(config).get(name)
+    field = config.model_fields.get(name)
+    kind = field.annotation if field else None
+    if kind is str or get_origin(kind) is Literal:
+        # YAML would take no for false, 2026-11-20 for a date and what follows a # in a path for a remark.
+        text = written.strip()
+        return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     try:
         value = yaml.safe_load(written)
     except yaml.YAMLError as problem:
         raise ConfigError(
-            f"{config.__name__}.{name[:80]}",
-            expected="a YAML value behind the equals sign",
-            found=type(problem).__name__,
-            hint="Put the value in quotes if it is text with special characters.",
+            f"{config.stage}.{name[:80]}",
+            expected=config.expected(name) if field else "a YAML value behind the equals sign",
+            found=f"{written[:80]!r} ({type(problem).__name__})",
+            hint="Write the value behind the equals sign as in YAML.",
         ) from None
-    # YAML takes no for false, 0.1 for a number and 2026-11-20 for a date, where the setting wants these very words.
-    if kind is str and not isinstance(value, str | list | dict):
-        return written.strip()
     if kind is float and isinstance(value, str):
-        # And 5e-4, without a point, for text.
+        # YAML takes 5e-4, without a point, for text.
         with contextlib.suppress(ValueError):
             return float(value)
     return value
@@ -141,9 +111,9 @@ def stage_configs(parameters: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: An unknown setting, a value of another type or out of range.
     """
     built = {}
-    for stage, config in CONFIGS.items():
-        own = {key: parameters[name] for key, name in _OWN_PARAMETER[stage].items()}
-        built[stage] = from_mapping(config, {**parameters[f"{stage}_settings"], **own})
+    for spec in TASKS_OF_TRAINING:
+        own = {key: parameters[name] for key, name in spec.inputs.items()}
+        built[spec.name] = spec.config(**{**parameters[f"{spec.name}_settings"], **own})
     return built
 
 

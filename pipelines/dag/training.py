@@ -1,37 +1,25 @@
-"""The training pipeline as a DAG factory: six stages, and the undefended model beside them for comparison."""
+"""The training pipeline as a DAG factory, from what the stages declare: each task behind its parents."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl
 
 from components.common.contracts.errors import ConfigError
-from components.evaluate.component import build as evaluate_component
-from components.finetune.component import build as finetune_component
-from components.ingest.component import build as ingest_component
-from components.split.component import build as split_component
-from components.unlearn.component import build as unlearn_component
-from components.warmup.component import build as warmup_component
+from components.common.contracts.spec import StageSpec
+from components.container import component_of
 from pipelines.dag.parameters import INJECTED, RUN, TRAINING, declared
 from pipelines.dag.placement import pipeline_config, place
 from pipelines.dag.profiles import Profile
+from pipelines.dag.stages import TRAINING as TASKS
+from pipelines.dag.stages import folders_of
 
-__all__ = ["PIPELINE_NAME", "STAGES", "build", "compile_pipeline", "component_of", "image_of"]
+__all__ = ["PIPELINE_NAME", "add_task", "build", "compile_pipeline", "image_of"]
 
 PIPELINE_NAME = "untaint-training"
 
-_BUILDERS: dict[str, Callable[[str], Any]] = {
-    "ingest": ingest_component,
-    "warmup": warmup_component,
-    "split": split_component,
-    "unlearn": unlearn_component,
-    "finetune": finetune_component,
-    "evaluate": evaluate_component,
-}
-STAGES = tuple(_BUILDERS)
-"""The stages that have an image, in the order of the data."""
 # A port follows the host alone, and only the host may have capitals.
 _REGISTRY = re.compile(
     r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
@@ -71,14 +59,28 @@ def image_of(stage: str, registry: str, tag: str) -> str:
     return f"{path}/{name}" if registry else name
 
 
-def component_of(stage: str, image: str) -> Any:
-    """The KFP component of a stage.
+def add_task(component: Any, spec: StageSpec, given: Mapping[str, Any], handed: dict[str, Any], *, role: bool) -> Any:
+    """Adds a task to the pipeline at work: its settings come from the parameters, its parents from earlier tasks.
 
     Args:
-        stage: Stage name.
-        image: Full image reference.
+        component: The component of the task's folder.
+        spec: The task.
+        given: The pipeline's parameters by name.
+        handed: What earlier tasks handed on, by the name of the input; what this one hands on is added.
+        role: Whether the component has several tasks and is to be told which.
     """
-    return _BUILDERS[stage](image)
+    arguments = {name: given[name] for name in ("store_root", "run_id")}
+    arguments |= {setting: given[name] for setting, name in spec.inputs.items()}
+    arguments["settings"] = given[f"{spec.name}_settings"]
+    if role:
+        arguments["role"] = spec.name
+    for parent in spec.parents:
+        arguments |= {name: handed.get(name, "") for name in (f"{parent}_uri", f"{parent}_sha256")}
+    task = component(**arguments)
+    handed |= {f"{spec.name}_uri": task.outputs["manifest_uri"], f"{spec.name}_sha256": task.outputs["manifest_sha256"]}
+    handed |= {output.name: task.outputs[output.name] for output in spec.outputs if output.kind == "text"}
+    task.set_display_name(spec.name)
+    return task
 
 
 def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None = None, *, control: bool = True) -> Any:
@@ -94,59 +96,18 @@ def build(registry: str = "untaint", tag: str = "dev", profile: Profile | None =
     Returns:
         The pipeline; ``compile_pipeline`` writes it to a file, and calling it under ``kfp.local`` runs it.
     """
-    component = {stage: make(image_of(stage, registry, tag)) for stage, make in _BUILDERS.items()}
-
-    def settle(task: Any, name: str) -> None:
-        task.set_display_name(name)
-        if profile is not None:
-            place(task, name, profile, tag)
+    folders = folders_of(TASKS)
+    components = {name: component_of(image_of(name, registry, tag), *specs) for name, specs in folders.items()}
 
     @declared((*RUN, *INJECTED, *TRAINING), "Trains a clean image classifier from a dataset that may be poisoned.")
     def untaint_training(given: dict[str, Any]) -> None:
-        run = {name: given[name] for name in ("store_root", "run_id")}
-        data = {one.name: given[one.name] for one in INJECTED}
-        seed, model = given["seed"], given["model"]
-        ingest = component["ingest"](
-            **run, **data, train_limit=given["train_limit"], seed=seed, settings=given["ingest_settings"]
-        )
-        settle(ingest, "ingest")
-        base = {**run, "seed": seed, **_handed_on("ingest", ingest)}
-        warmup = component["warmup"](
-            **base, role="warmup", model=model, epochs=given["warmup_epochs"], settings=given["warmup_settings"]
-        )
-        settle(warmup, "warmup")
-        undefended = {"control_uri": "", "control_sha256": ""}
-        if control:
-            rival = component["warmup"](
-                **base, role="control", model=model, epochs=given["control_epochs"], settings=given["control_settings"]
-            )
-            settle(rival, "control")
-            undefended = _handed_on("control", rival)
-        warmed = {**base, **_handed_on("warmup", warmup)}
-        split = component["split"](**warmed, settings=given["split_settings"])
-        settle(split, "split")
-        unlearn = component["unlearn"](**warmed, **_handed_on("split", split), settings=given["unlearn_settings"])
-        settle(unlearn, "unlearn")
-        finetune = component["finetune"](
-            **base,
-            **_handed_on("unlearn", unlearn),
-            epochs=given["finetune_epochs"],
-            settings=given["finetune_settings"],
-        )
-        settle(finetune, "finetune")
-        evaluate = component["evaluate"](
-            **run,
-            **_handed_on("ingest", ingest),
-            truth_uri=ingest.outputs["truth_uri"],
-            truth_sha256=ingest.outputs["truth_sha256"],
-            **_handed_on("warmup", warmup),
-            **_handed_on("split", split),
-            **_handed_on("unlearn", unlearn),
-            **_handed_on("finetune", finetune),
-            **undefended,
-            settings=given["evaluate_settings"],
-        )
-        settle(evaluate, "evaluate")
+        handed: dict[str, Any] = {}
+        for spec in TASKS:
+            if spec.optional and not control:
+                continue
+            task = add_task(components[spec.folder], spec, given, handed, role=len(folders[spec.folder]) > 1)
+            if profile is not None:
+                place(task, spec.name, profile, tag)
 
     config = pipeline_config(profile) if profile is not None else None
     return dsl.pipeline(name=PIPELINE_NAME, pipeline_config=config)(untaint_training)
@@ -170,8 +131,3 @@ def compile_pipeline(
         control: Whether the undefended model is trained for comparison.
     """
     compiler.Compiler().compile(build(registry, tag, profile, control=control), str(path))
-
-
-def _handed_on(stage: str, task: Any) -> dict[str, Any]:
-    """The two inputs with which a stage refers to an earlier one: its manifest's address and digest."""
-    return {f"{stage}_uri": task.outputs["manifest_uri"], f"{stage}_sha256": task.outputs["manifest_sha256"]}

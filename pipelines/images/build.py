@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.common.contracts.errors import ConfigError
-from pipelines.dag.settings import CONFIGS
+from pipelines.dag.stages import IMAGES as STAGES
 
 __all__ = ["CPU_STAGES", "STAGES", "BuildOptions", "ImageSize", "build_images", "content_tag", "docker", "sizes"]
 
-STAGES = tuple(stage for stage in CONFIGS if stage != "control")
-"""The stages that have an image, as in ``pipelines.dag.training``, which takes KFP and so too long to import here."""
 CPU_STAGES = ("ingest", "evaluate")
 """Stages that take PyTorch's build for CPUs: they inject an attack, or run a model forward. split takes none at all."""
 _ROOT = Path(__file__).parents[2]
@@ -226,10 +224,7 @@ def _context(root: Path) -> list[Path]:
     code = (
         path
         for path in (root / "components").rglob("*")
-        if path.is_file()
-        and "__pycache__" not in path.parts
-        and path.suffix not in (".pyc", ".md")
-        and path != root / "pipelines/cli/main.py"
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix not in (".pyc", ".md")
     )
     return sorted([*fixed, *(root / "docker/requirements").iterdir(), *code])
 

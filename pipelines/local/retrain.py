@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.contracts.configs import ClaimConfig, from_mapping
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError, GateError
 from components.common.retraining.records import NOTHING_NEW, PROMOTED
 from components.common.storage.addresses import join, parse_uri
@@ -59,14 +59,14 @@ def check_order(name: str, drops: str, parameters: Mapping[str, Any]) -> None:
         ConfigError: An unknown setting, a value of another type or out of range, not an S3 URI, or a gate that asks
             for a canary that the run would not plant.
     """
-    from components.common.contracts.configs import PromoteConfig
+    from components.promote.config import PromoteConfig
     from pipelines.dag.settings import check_parameters
     from pipelines.dag.settings import default_parameters as of_training
 
     parse_uri(drops)
     own = {"name": name, "drops": drops, "since": parameters["since"], "until": parameters["until"]}
-    from_mapping(ClaimConfig, {**parameters["claim_settings"], **own})
-    gates = from_mapping(PromoteConfig, parameters["promote_settings"])
+    ClaimConfig(**{**parameters["claim_settings"], **own})
+    gates = PromoteConfig(**parameters["promote_settings"], name=name)
     if gates.require_canary and not parameters["ingest_settings"].get("canary_ratio"):
         raise ConfigError(
             "ingest.canary_ratio",
@@ -92,7 +92,7 @@ def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], N
         ConfigError: The run id or the place of Python cannot be used.
         StorageError: The store lacks something that untaint needs.
     """
-    from components.common.retraining.claims import checked_run_id
+    from components.common.contracts.names import checked_run_id
     from components.common.runs.publish import find_manifest
     from components.common.storage.probe import probe, require
     from components.common.storage.store import Store

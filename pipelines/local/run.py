@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import signal
 import sys
@@ -24,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts.errors import ConfigError, GateError
+from components.common.contracts.names import checked_run_id
 from components.container import RUN_PID, STATUS_FILE
 
 __all__ = [
     "INTERRUPTED",
     "Engine",
     "Plan",
-    "checked_run_id",
     "execute",
     "load_plan",
     "new_run_id",
@@ -41,7 +40,6 @@ __all__ = [
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 _DEFAULT_ROOT = "s3://untaint"
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _STOP_SECONDS = 5.0
 
 Engine = Callable[[Path], AbstractContextManager[Any]]
@@ -66,22 +64,6 @@ class Plan:
 def new_run_id() -> str:
     """A run id that sorts by time: ``YYYYmmdd-HHMMSS-<4 hex>``, local time."""
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def checked_run_id(run_id: str) -> str:
-    """A run id as it came, if it can be one.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if not _RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            f"run id '{run_id[:80]}'",
-            expected="up to 63 letters, digits, '.', '_' and '-', starting with a letter or digit",
-            found="something else",
-            hint="Choose a plain name, or leave --run-id out.",
-        )
-    return run_id
 
 
 def load_plan(home: Path, run_id: str) -> Plan | None:
@@ -250,7 +232,8 @@ def _pipeline(
     write: Callable[[str], None],
     images: tuple[str, str] | None,
 ) -> int:
-    from pipelines.dag.training import STAGES, build, image_of
+    from pipelines.dag.stages import IMAGES
+    from pipelines.dag.training import build, image_of
 
     arguments = {"store_root": root, "run_id": run_id, **plan.parameters}
     if images is None:
@@ -258,7 +241,7 @@ def _pipeline(
         return execute(build("", "python-of-this-machine", control=plan.control), arguments, folder, write)
     from pipelines.local.docker import containers
 
-    needed = [image_of(stage, *images) for stage in STAGES]
+    needed = [image_of(stage, *images) for stage in IMAGES]
     engine = partial(containers, images=needed, dataset=str(plan.parameters["dataset"]))
     return execute(build(*images, control=plan.control), arguments, folder, write, engine)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from components.common.contracts.configs import PromoteConfig
 from components.common.contracts.errors import ConfigError, GateError
 from components.common.retraining.champions import champion_of, history, model_names, move, roll_back
 from components.common.retraining.records import KEPT_CHAMPION, Champion
 from components.common.storage.store import Store
+from components.promote.config import PromoteConfig
 
 __all__ = ["listed", "promote", "roll_back"]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.contracts.configs import PromoteConfig
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import finished_stage
 from components.common.storage.store import Store
+from components.promote.config import PromoteConfig
 
 __all__ = ["lines_of", "show", "table"]
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from pipelines.dag.training import STAGES
+from pipelines.dag.stages import IMAGES as STAGES
 from pipelines.images.build import BuildOptions, build_images, content_tag, docker
 from tests.docker.base_image import BASE_IMAGE, ensure_base_image, served_wheels
 from tests.docker.pytorch import INDEX, cpu_requirement

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from components.common.storage.store import Store
-from pipelines.dag.training import STAGES, image_of
+from pipelines.dag.stages import IMAGES as STAGES
+from pipelines.dag.training import image_of
 from pipelines.images.build import BuildOptions, build_images, content_tag, docker, sizes
 from pipelines.images.sizes import compressed_sizes
 from pipelines.local.run import opened_store

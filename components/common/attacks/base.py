@@ -33,6 +33,9 @@ _MIN_SIDE = 16
 class AttackConfig:
     """Which attack, how much of it, and towards which class.
 
+    Ranges are checked where the settings come from, in ``components/ingest/config.py``; what depends on the data or on
+    the attack is checked by ``Attack``.
+
     Attributes:
         name: Name in the registry.
         poison_rate: Share of the whole training set that is poisoned, in (0, 1].
@@ -49,14 +52,6 @@ class AttackConfig:
     cover_rate: float | None = None
     seed: int = 0
     options: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.poison_rate <= 1:
-            raise _bad("poison_rate", "a share in (0, 1]", self.poison_rate, "0.05 poisons one sample in twenty.")
-        if self.cover_rate is not None and not 0 <= self.cover_rate < 1:
-            raise _bad("cover_rate", "a share in [0, 1)", self.cover_rate, "Leave it out for the attack's own.")
-        if self.target_label < 0 or self.seed < 0:
-            raise _bad("target_label, seed", "numbers >= 0", (self.target_label, self.seed), "Use 0.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,20 +133,32 @@ class Attack(ABC):
                 image_shape,
                 "Set image_size.",
             )
-        if num_classes < 2 or config.target_label >= num_classes:
+        if not 0 <= config.target_label < num_classes or num_classes < 2:
             raise _bad("target_label", f"a class in [0, {num_classes - 1}]", config.target_label, "Choose a class.")
         if config.cover_rate and not self.cover_ratio:
             raise _bad("cover_rate", f"0 for '{config.name}', which has no cover", config.cover_rate, "Leave it out.")
-        self._values = {name: option.default for name, option in self.options.items()}
-        for name, value in config.options.items():
-            if name not in self.options:
-                known = ", ".join(sorted(self.options)) or "none at all"
-                raise _bad(f"option of attack '{config.name}'", f"one of: {known}", f"'{name}'", "Correct the name.")
-            option = self.options[name]
+        self._values = self.settled(config.name, config.options)
+
+    @classmethod
+    def settled(cls, attack: str, given: Mapping[str, float]) -> dict[str, float]:
+        """The attack's own settings: those given, and the defaults of the others.
+
+        Args:
+            attack: The attack's name, for the message.
+            given: Settings by name.
+
+        Raises:
+            ConfigError: A name that the attack does not have, or a value out of its range.
+        """
+        for name, value in given.items():
+            if name not in cls.options:
+                known = ", ".join(sorted(cls.options)) or "none at all"
+                raise _bad(f"option of attack '{attack}'", f"one of: {known}", f"'{name}'", "Correct the name.")
+            option = cls.options[name]
             if not option.low <= value <= option.high:
                 expected = f"a number in [{option.low}, {option.high}]"
-                raise _bad(f"option '{name}' of attack '{config.name}'", expected, value, option.meaning)
-            self._values[name] = value
+                raise _bad(f"option '{name}' of attack '{attack}'", expected, value, option.meaning)
+        return {name: option.default for name, option in cls.options.items()} | dict(given)
 
     def inject(self, images: Tensor, labels: Tensor) -> Injection:
         """Poisons a training set.
@@ -315,7 +322,7 @@ def poison_indices(
             f"{rate} ({count} samples)",
             "Lower the rate; clean-label attacks draw from the target class alone.",
         )
-    if count == 0:
+    if count < 1:
         raise _bad(subject, f"at least one sample of {total}", f"{rate} (none)", "Raise the rate or use no attack.")
     return rows[torch.randperm(len(rows), generator=generator)[:count]].sort().values
 

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Generic, TypeVar
 
+import components
 from components.common.contracts.errors import ConfigError
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "registered_names"]
 
 T = TypeVar("T")
+_REGISTERED = re.compile(r'\.register\(\s*"([^"]+)"\s*\)')
+
+
+@functools.cache
+def registered_names(*packages: str) -> tuple[str, ...]:
+    """The names that the modules of some packages register, sorted.
+
+    The modules are read and not imported, so that a name can be checked where PyTorch is not there or not wanted.
+
+    Args:
+        packages: Dotted names below ``components``, as for ``Registry``.
+    """
+    root = Path(next(iter(components.__path__))).parent
+    modules = (path for name in packages for path in root.joinpath(*name.split(".")).glob("[!_]*.py"))
+    return tuple(sorted({found for path in modules for found in _REGISTERED.findall(path.read_text("utf-8"))}))
 
 
 class Registry(Generic[T]):

@@ -80,7 +80,7 @@ class LocalFiles:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoadRequest:
-    """What to load of a dataset.
+    """What to load of a dataset; ranges are checked in ``components/ingest/config.py``, where the settings come from.
 
     Attributes:
         train_limit: Most training samples, stratified by class; 0 = all.
@@ -101,19 +101,6 @@ class LoadRequest:
     keep_encoded: bool = False
     holdout: str = ""
     max_rejected_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        for field in ("train_limit", "holdout_limit", "image_size", "seed"):
-            value = getattr(self, field)
-            if value < 0:
-                raise ConfigError(field, expected="a whole number >= 0", found=str(value), hint="0 means no limit.")
-        if 0 < self.image_size < 8 or self.image_size > 1024:
-            raise ConfigError(
-                "image_size",
-                expected="0, or 8 to 1024 pixels",
-                found=str(self.image_size),
-                hint="32 suits CIFAR-like images, 64 or 224 larger ones.",
-            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,7 +188,7 @@ def load(
         The dataset, uint8 images [n, c, h, w] and int16 labels [n].
 
     Raises:
-        ConfigError: An unknown dataset, or a limit or size out of range.
+        ConfigError: An unknown dataset, or a limit below the number of classes.
         DataError: The files are missing, broken or not of the form that the loader describes.
         ResourceError: The images do not fit into memory.
     """

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from components.common.contracts.configs import TrainRecipe
 from components.common.contracts.errors import ConfigError, ResourceError, UntaintError
 from components.common.learning.checkpoint import from_bytes, to_bytes
+from components.common.learning.config import TrainRecipe
 from components.common.learning.distributed import current_group
 from components.common.learning.precision import autocast_for, compiled, pick_precision
 from components.common.learning.seeding import stream

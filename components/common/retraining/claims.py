@@ -20,31 +20,15 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from components.common.contracts.errors import ConfigError, ConflictError, DataError
+from components.common.contracts.errors import ConflictError, DataError
 from components.common.retraining.drops import Drop, check_files, date_of, find_drops, read_ready
-from components.common.retraining.records import CLAIMED, DONE, Claim, Search, Terms, content_digest
+from components.common.retraining.records import CLAIMED, DONE, Claim, Search, Terms, drop_digest
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 
-__all__ = ["checked_run_id", "claim_next", "complete", "model_uri", "require_held"]
+__all__ = ["claim_next", "complete", "model_uri", "require_held"]
 
 logger = logging.getLogger(__name__)
-
-
-def checked_run_id(run_id: str) -> str:
-    """A run id as it came, if it can be one.
-
-    Raises:
-        ConfigError: It cannot.
-    """
-    if not run_id or not all(c.isalnum() or c in "-_." for c in run_id) or run_id.startswith("."):
-        raise ConfigError(
-            "run_id",
-            expected="letters, digits, '-', '_' and '.', not starting with a dot",
-            found=repr(run_id[:80]),
-            hint="Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone.",
-        )
-    return run_id
 
 
 def model_uri(root: str, name: str) -> str:
@@ -127,7 +111,7 @@ def complete(store: Store, name: str, claim: Claim, outcome: str) -> None:
 def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | None, str]:
     """A claim on that drop, or why there is none."""
     files = read_ready(store, drop)
-    content = content_digest(files)
+    content = drop_digest(files)
     uri = _claim_uri(base, content)
     wanted = Claim(
         content=content,

@@ -23,7 +23,7 @@ __all__ = [
     "ReadyFile",
     "Search",
     "Terms",
-    "content_digest",
+    "drop_digest",
 ]
 
 CLAIMED = "claimed"
@@ -55,7 +55,7 @@ class ReadyFile:
     sha256: str
 
 
-def content_digest(files: Iterable[ReadyFile]) -> str:
+def drop_digest(files: Iterable[ReadyFile]) -> str:
     """Hex sha256 over keys, sizes and digests, in the order of the keys: equal drops have equal digests anywhere."""
     return digest_of([[file.key, file.size_bytes, file.sha256] for file in sorted(files, key=lambda f: f.key)])
 
@@ -103,7 +103,7 @@ class Claim(_Record):
     """Who is training a drop, or who has: one object a model name and content.
 
     Attributes:
-        content: ``content_digest`` of the drop.
+        content: ``drop_digest`` of the drop.
         drop_uri: ``s3://…`` of the drop.
         ready_etag: ETag of its ``_READY.json`` when it was claimed.
         holder: Run id of the training.

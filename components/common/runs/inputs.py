@@ -86,10 +86,19 @@ def add_model(run: StageRun, name: str, architecture: str, spec: ModelSpec, mode
 
 
 def read_model(run: StageRun, parent: str, name: str, device: torch.device | None = None) -> tuple[nn.Module, str]:
-    """Builds a parent's model with its weights, in evaluation mode, and says which architecture it is."""
-    state = from_bytes(run.read_bytes(parent, name), subject=f"{run.parents[parent].uri}, object {name}")
-    kept = state["spec"]
-    spec = ModelSpec(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
-    model = build_model(state["architecture"], spec)
-    model.load_state_dict(state["weights"])
-    return model.to(device or torch.device("cpu")).eval(), str(state["architecture"])
+    """A parent's model with its weights, in evaluation mode, and which architecture it is.
+
+    It is read once in the stage's life: who changes it, changes it for every later reader on that device.
+    """
+    place = device or torch.device("cpu")
+
+    def build() -> tuple[nn.Module, str]:
+        subject = f"{run.parents[parent].uri}, object {name}"
+        state = run.once(("state", parent, name), lambda: from_bytes(run.read_bytes(parent, name), subject=subject))
+        kept = state["spec"]
+        spec = ModelSpec(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
+        model = build_model(state["architecture"], spec)
+        model.load_state_dict(state["weights"])
+        return model.to(place).eval(), str(state["architecture"])
+
+    return run.once(("model", parent, name, str(place)), build)

@@ -8,19 +8,20 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.common.contracts.configs import as_mapping
-from components.common.contracts.errors import ConfigError, ContractError
+from components.common.contracts.config import Config
+from components.common.contracts.errors import ContractError
+from components.common.contracts.names import checked_run_id
 from components.common.runs.artifacts import StageManifest, digest_of, stage_key
 from components.common.runs.progress_note import note_progress
 from components.common.runs.publish import (
@@ -35,6 +36,7 @@ from components.common.runs.publish import (
 )
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
+from components.common.tables.checks import check_origin
 from components.common.tables.gate import QualityGate
 from components.common.tables.parquet import decode_table, encode_table
 from components.common.tables.streaming import write_parts
@@ -44,6 +46,8 @@ __all__ = ["Parent", "Published", "StageRun", "code_version"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _SAY_EVERY_SECONDS = 30.0
 _SAY_EVERY_SHARE = 0.05
 _SAVE_EVERY_SECONDS = 60.0
@@ -51,24 +55,46 @@ _SAVE_EVERY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A published stage: the manifest's URI, the hex sha256 of its bytes, and the manifest."""
+    """A published stage, as it is handed on.
+
+    Attributes:
+        uri: Where its manifest lies.
+        sha256: Hex sha256 of the manifest's bytes.
+        manifest: The manifest.
+        outputs: What the stage hands on besides, by the name of its output.
+        files: Content of its further artifacts, by the name of their output.
+    """
 
     uri: str
     sha256: str
     manifest: StageManifest
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 Parent = Published
 
 
+# Settings are part of a stage's key by their values; these files say no more than what they may be and mean.
+_NO_CODE = ("config.py", "spec.py")
+
+
 @cache
-def code_version() -> str:
-    """Hex sha256 over the package's sources, so that a result of other code is not taken for this code's."""
-    root = Path(__file__).parents[2]
+def code_version(folder: str, root: Path = Path(__file__).parents[2]) -> str:
+    """Hex sha256 over what a stage runs, so that a result of other code is not taken for this code's.
+
+    That is its own folder and ``common``, without the files that declare and describe settings: another stage's code or
+    a help text makes no result stale, and orphans no run that is half done.
+
+    Args:
+        folder: Folder of the stage's code.
+        root: The package ``components``.
+    """
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\0".encode())
-        digest.update(path.read_bytes())
+    for path in sorted(path for part in (folder, "common") for path in (root / part).rglob("*.py")):
+        if path.name not in _NO_CODE:
+            digest.update(f"{path.relative_to(root)}\0".encode())
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
@@ -80,9 +106,9 @@ class StageRun:
 
     Args:
         stage: Name of the stage, the folder of its results.
-        config: The stage's config dataclass.
+        config: The stage's settings.
         store_root: ``s3://bucket/prefix``.
-        run_id: The run; letters, digits, ``-``, ``_`` and ``.``.
+        run_id: The run, as ``checked_run_id`` takes it.
         parents: Parent name to (manifest URI, hex sha256); pairs of empty strings are left out.
         withheld: Settings that the manifest must not show, since stages that read it must not know them.
         gate: A gate to share; a gate of its own by default.
@@ -96,7 +122,7 @@ class StageRun:
     def __init__(
         self,
         stage: str,
-        config: Any,
+        config: Config,
         store_root: str,
         run_id: str,
         parents: Mapping[str, tuple[str, str]],
@@ -105,18 +131,11 @@ class StageRun:
         gate: QualityGate | None = None,
     ) -> None:
         self._started = time.perf_counter()
-        if not run_id or not all(c.isalnum() or c in "-_." for c in run_id) or run_id.startswith("."):
-            raise ConfigError(
-                "run_id",
-                expected="letters, digits, '-', '_' and '.', not starting with a dot",
-                found=repr(run_id[:80]),
-                hint="Choose another run id.",
-            )
         self.stage = stage
-        self.run_id = run_id
+        self.run_id = checked_run_id(run_id)
         self.store = Store(store_root)
         self.uri = join(store_root, "runs", run_id, stage)
-        settings = as_mapping(config)
+        settings = config.model_dump()
         self._config = {name: value for name, value in settings.items() if name not in withheld}
         self._owns_gate = gate is None
         self.gate = gate or QualityGate()
@@ -130,8 +149,10 @@ class StageRun:
             if self._owns_gate:
                 self.gate.close()
             raise
+        # components.<folder>.config: ingest also publishes the truth, and warmup trains the control.
+        self._code = code_version(type(config).__module__.split(".")[-2])
         self.key = stage_key(
-            stage, settings, {name: parent.sha256 for name, parent in self.parents.items()}, code_version()
+            stage, settings, {name: parent.sha256 for name, parent in self.parents.items()}, self._code
         )
         self._files: dict[str, LocalObject] = {}
         self._phases: dict[str, float] = {}
@@ -140,6 +161,7 @@ class StageRun:
         self._saved = time.monotonic()
         self._resumed: dict[str, bytes] | None = None
         self._kept: dict[str, bytes] = {}
+        self._read: dict[tuple[str, ...], Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -166,7 +188,7 @@ class StageRun:
                 for name, differs in (
                     ("config", manifest.config != self._config),
                     ("parents", manifest.parents != {n: p.sha256 for n, p in self.parents.items()}),
-                    ("code", manifest.code_version != code_version()),
+                    ("code", manifest.code_version != self._code),
                 )
                 if differs
             ]
@@ -179,26 +201,50 @@ class StageRun:
         logger.info("stage %s: already complete in run %s, nothing to do", self.stage, self.run_id)
         return Published(uri, sha256, manifest)
 
+    def once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """What ``make`` gives; made when it is first asked for, and the same object for the rest of the stage.
+
+        Args:
+            key: What it is.
+            make: Makes it.
+        """
+        if key not in self._read:
+            self._read[key] = make()
+        made: T = self._read[key]
+        return made
+
     def read_table(self, parent: str, name: str, spec: TableSpec, ids: pa.Array | None = None) -> pa.Table:
-        """Reads and fully checks a parent's table.
+        """Reads a parent's table, once in the stage's life.
+
+        Its values were checked in full when it was written, and its digest says that it is that table. So it is checked
+        that it is the table of that contract and version, whole, and of the samples that are asked for.
 
         Args:
             parent: Parent name.
             name: Object name in the parent's manifest.
             spec: The contract of the table.
-            ids: sample_ids that the table must hold, in that order.
+            ids: sample_ids that the table must hold, in that order, as often as it has rows for each.
+
+        Raises:
+            ContractError: Another table, a damaged one, or one of other samples.
         """
         origin = self.parents[parent]
         ref = origin.manifest.object(name, origin.uri)
-        table = decode_table(self.store.get(ref.uri, ref.sha256), spec, subject=ref.uri)
-        self.gate.check(table, spec, subject=ref.uri, rows=ref.rows, ids=ids)
+        table: pa.Table = self.once(
+            ("table", parent, name),
+            lambda: decode_table(self.store.get(ref.uri, ref.sha256), spec, subject=ref.uri),
+        )
+        check_origin(table, spec, subject=ref.uri, rows=ref.rows, ids=ids)
         return table
 
     def read_array(self, parent: str, name: str) -> npt.NDArray[Any]:
-        """Reads a parent's array; its digest is checked."""
+        """Reads a parent's array, once in the stage's life; its digest is checked."""
         origin = self.parents[parent]
         ref = origin.manifest.object(name, origin.uri)
-        array = np.load(io.BytesIO(self.store.get(ref.uri, ref.sha256)), allow_pickle=False)
+        array = self.once(
+            ("array", parent, name),
+            lambda: np.load(io.BytesIO(self.store.get(ref.uri, ref.sha256)), allow_pickle=False),
+        )
         if len(array) != ref.rows:
             raise ContractError(
                 ref.uri,
@@ -272,7 +318,7 @@ class StageRun:
             key=self.key,
             config=self._config,
             parents={name: parent.sha256 for name, parent in self.parents.items()},
-            code_version=code_version(),
+            code_version=self._code,
             objects={},
             facts={**facts, "peak_mib": _peak_mib()},
             metrics={name: float(value) for name, value in metrics.items()},

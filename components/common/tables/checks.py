@@ -13,7 +13,7 @@ from components.common.tables.quoting import MAX_EXAMPLES, quote, rows_found, sc
 from components.common.tables.suites import ROW_COUNT, Outcome, Rule, rules_of, run_rules, validated_columns
 from components.common.tables.tables import Column, TableSpec
 
-__all__ = ["KEY", "Runner", "check_arrow", "check_table", "judge", "validate"]
+__all__ = ["KEY", "Runner", "check_arrow", "check_origin", "check_table", "judge", "validate"]
 
 KEY = "sample_id"
 """The column that ties every table to the sample index."""
@@ -109,6 +109,31 @@ def check_arrow(
         bad = _not_increasing([table[name] for name in spec.order_by])
         _refuse_rows(where, spec.order_by[-1], f"rows strictly increasing by ({names})", table[spec.order_by[-1]], bad)
     if ids is not None:
+        _check_keys(where, table[KEY], ids, repeats=not spec.column(KEY).increasing)
+
+
+def check_origin(
+    table: pa.Table,
+    spec: TableSpec,
+    *,
+    subject: str,
+    rows: int | None,
+    ids: pa.ChunkedArray | pa.Array | None,
+) -> None:
+    """What a reader of a published table checks: that it has the rows that were published, of the samples it asks for.
+
+    Its values were checked when it was written. Arguments as for ``check_table``.
+
+    Raises:
+        ContractError: Another number of rows, or other samples.
+        ValueError: ``ids`` is given for a table without ``sample_id``.
+    """
+    where = f"table '{spec.name}' in {subject}"
+    if rows is not None and table.num_rows != rows:
+        raise ContractError(where, expected=f"{rows} rows", found=f"{table.num_rows}", hint=_REWRITE)
+    if ids is not None:
+        if KEY not in spec.schema.names:
+            raise ValueError(f"table '{spec.name}' has no column {KEY} to compare ids with")
         _check_keys(where, table[KEY], ids, repeats=not spec.column(KEY).increasing)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["content_digest"]
+__all__ = ["content_digest", "content_digest_of_parts"]
+
+_Parts = Callable[[], Iterable[pa.Array]]
 
 
 def content_digest(table: pa.Table) -> str:
@@ -20,28 +24,48 @@ def content_digest(table: pa.Table) -> str:
     Raises:
         TypeError: A column of another type.
     """
+    return content_digest_of_parts(table.schema, lambda position: table.column(position).chunks)
+
+
+def content_digest_of_parts(schema: pa.Schema, parts: Callable[[int], Iterable[pa.Array]]) -> str:
+    """``content_digest`` of a table that need not be in memory as a whole.
+
+    Args:
+        schema: Its columns.
+        parts: Position of a column to its values in parts; called up to four times for each column.
+
+    Raises:
+        TypeError: A column of another type.
+    """
     digest = hashlib.sha256()
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        digest.update(f"{len(name)}:{name}:".encode())
-        _add(digest, column.combine_chunks())
+    for position, field in enumerate(schema):
+        digest.update(f"{len(field.name)}:{field.name}:".encode())
+        _add(digest, field.type, partial(parts, position))
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, values: pa.Array) -> None:
-    kind = values.type
+def _add(digest: hashlib._Hash, kind: pa.DataType, parts: _Parts) -> None:
+    counts = [(len(part), part.null_count) for part in parts()]
+    rows, nulls = sum(count for count, _ in counts), sum(count for _, count in counts)
     # Each part is preceded by its type and length, so that no two tables run into the same bytes.
-    digest.update(f"{'list' if pa.types.is_list(kind) else kind}:{len(values)}:{values.null_count}:".encode())
-    if values.null_count:
-        digest.update(_little_endian(values.is_valid()))
-        values = values.drop_null()
+    digest.update(f"{'list' if pa.types.is_list(kind) else kind}:{rows}:{nulls}:".encode())
+    given: _Parts = parts
+    if nulls:
+        for part in parts():
+            digest.update(_little_endian(part.is_valid()))
+        given = lambda: (part.drop_null() for part in parts())  # noqa: E731 - one of two sources
     if pa.types.is_list(kind):
-        digest.update(_little_endian(pc.list_value_length(values)))
-        _add(digest, pc.list_flatten(values))
+        for part in given():
+            digest.update(_little_endian(pc.list_value_length(part)))
+        _add(digest, kind.value_type, lambda: (pc.list_flatten(part) for part in given()))
     elif pa.types.is_string(kind):
-        digest.update(_little_endian(pc.binary_length(values)))
-        digest.update("".join(values.to_pylist()).encode())
+        for part in given():
+            digest.update(_little_endian(pc.binary_length(part)))
+        for part in given():
+            digest.update("".join(part.to_pylist()).encode())
     elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        digest.update(_little_endian(values))
+        for part in given():
+            digest.update(_little_endian(part))
     else:
         raise TypeError(f"no content digest for columns of {kind}")
 

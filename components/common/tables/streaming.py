@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from components.common.contracts.errors import ContractError
+from components.common.tables.content import content_digest_of_parts
 from components.common.tables.gate import PendingCheck
 from components.common.tables.parquet import ROW_GROUP_ROWS, metadata_of
 from components.common.tables.tables import TableSpec
@@ -66,7 +64,10 @@ def write_parts(
                 rows += exact.num_rows
         if pending is not None:
             pending.result()
-        _write_parquet(path, draft, spec, metadata_of(_content_digest(draft, spec, rows), spec, config_digest, parents))
+        content = content_digest_of_parts(
+            spec.schema, lambda position: (batch.column(0) for batch in _batches(draft, position))
+        )
+        _write_parquet(path, draft, spec, metadata_of(content, spec, config_digest, parents))
     finally:
         draft.unlink(missing_ok=True)
     return rows
@@ -100,26 +101,3 @@ def _batches(draft: Path, column: int | None = None) -> Iterator[pa.RecordBatch]
     with pa.OSFile(str(draft)) as source, pa.ipc.open_file(source, options=chosen) as reader:
         for number in range(reader.num_record_batches):
             yield reader.get_batch(number)
-
-
-def _content_digest(draft: Path, spec: TableSpec, rows: int) -> str:
-    """The digest that ``content.content_digest`` takes of the whole table."""
-    digest = hashlib.sha256()
-    for position, column in enumerate(spec.columns):
-        digest.update(f"{len(column.name)}:{column.name}:".encode())
-        digest.update(f"{column.type}:{rows}:0:".encode())
-        if pa.types.is_string(column.type):
-            for batch in _batches(draft, position):
-                digest.update(_raw(pc.binary_length(batch.column(0))))
-            for batch in _batches(draft, position):
-                digest.update("".join(batch.column(0).to_pylist()).encode())
-        else:
-            for batch in _batches(draft, position):
-                values = batch.column(0)
-                digest.update(_raw(values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values))
-    return digest.hexdigest()
-
-
-def _raw(values: pa.Array) -> bytes:
-    numbers = values.to_numpy(zero_copy_only=False)
-    return np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<")).tobytes()

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from components.common.contracts.configs import FinetuneConfig, WarmupConfig
 from components.common.learning.doubts import NEVER, is_doubted
 from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import FineTuned, _balance, fine_tune
+from components.finetune.config import FinetuneConfig
 from components.warmup.algorithm import TrainingSet, warm_up
+from components.warmup.config import WarmupConfig
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from components.common.contracts.configs import PromoteConfig
 from components.common.contracts.errors import ConfigError, ConflictError, ContractError, GateError
 from components.common.retraining.champions import champion_of, history, model_names, move, roll_back
 from components.common.retraining.claims import claim_next
@@ -24,6 +23,7 @@ from components.common.storage.store import Store
 from components.common.tables.parquet import encode_table
 from components.common.tables.tables import SAMPLE_INDEX
 from components.promote.algorithm import Evidence, gates
+from components.promote.config import PromoteConfig
 from components.promote.stage import run_stage
 from pipelines.cli.main import cli
 from pipelines.views.champions import listed, promote
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).parents[3]
 PROMOTERS = 16
 RACE = """
 import multiprocessing, sys
-from components.common.contracts.configs import PromoteConfig
+from components.promote.config import PromoteConfig
 from components.common.contracts.errors import ConflictError
 from components.common.retraining.champions import champion_of
 from components.common.storage.store import Store
@@ -230,8 +230,8 @@ def test_results_that_were_changed_after_the_evaluation_are_refused(store: Store
 @pytest.fixture
 def claimed(store: Store) -> tuple[Store, tuple[str, str]]:
     """A run that is finished and holds a claim, with the claim's manifest."""
+    from components.claim.config import ClaimConfig
     from components.claim.stage import run_stage as claim_stage
-    from components.common.contracts.configs import ClaimConfig
 
     uri = f"{store.root}/drops/2026-11-20"
     store.put(f"{uri}/a.png", b"one")
@@ -244,26 +244,26 @@ def claimed(store: Store) -> tuple[Store, tuple[str, str]]:
 
 def test_the_step_promotes_once_and_notes_the_drop(claimed: tuple[Store, tuple[str, str]]) -> None:
     store, parent = claimed
-    first = run_stage(PromoteConfig(), "m", store.root, "run-1", {"claim": parent})
-    again = run_stage(PromoteConfig(), "m", store.root, "run-1", {"claim": parent})
+    first = run_stage(PromoteConfig(name="m"), store.root, "run-1", {"claim": parent})
+    again = run_stage(PromoteConfig(name="m"), store.root, "run-1", {"claim": parent})
     assert (first.sha256, first.manifest.facts["outcome"]) == (again.sha256, "promoted")
     (entry,) = history(store, "m")
     assert entry.drop_uri == f"{store.root}/drops/2026-11-20"
     found = claim_next(store, f"{store.root}/drops", Terms(name="m", holder="run-2", lease_seconds=1.0))
     assert found.passed == {"done": 1}
     with pytest.raises(ContractError, match="a decision on the same model"):
-        run_stage(PromoteConfig(min_acc=0.5), "m", store.root, "run-1", {"claim": parent})
+        run_stage(PromoteConfig(name="m", min_acc=0.5), store.root, "run-1", {"claim": parent})
 
 
 def test_a_step_that_died_after_moving_the_champion_does_not_move_it_again(
     claimed: tuple[Store, tuple[str, str]],
 ) -> None:
     store, parent = claimed
-    run_stage(PromoteConfig(), "m", store.root, "run-1", {"claim": parent})
+    run_stage(PromoteConfig(name="m"), store.root, "run-1", {"claim": parent})
     store.delete(f"{store.root}/runs/run-1/promote/manifest.json")
     finish_run(store, "run-2", 0.95)
     promote(store, "m", "run-2", PromoteConfig(), print, force=False)
-    again = run_stage(PromoteConfig(), "m", store.root, "run-1", {"claim": parent})
+    again = run_stage(PromoteConfig(name="m"), store.root, "run-1", {"claim": parent})
     assert again.manifest.facts["outcome"] == "promoted"
     assert [entry.run_id for entry in history(store, "m")] == ["run-1", "run-2"]
 
@@ -276,7 +276,7 @@ def test_a_run_that_lost_its_drop_promotes_nothing(claimed: tuple[Store, tuple[s
     heir = claim_next(store, f"{store.root}/drops", Terms(name="m", holder="heir", lease_seconds=600.0)).claim
     assert isinstance(heir, Claim)
     with pytest.raises(ConflictError, match="run heir, epoch 2"):
-        run_stage(PromoteConfig(), "m", store.root, "run-1", {"claim": parent})
+        run_stage(PromoteConfig(name="m"), store.root, "run-1", {"claim": parent})
     assert champion_of(store, "m") is None
 
 
@@ -284,7 +284,7 @@ def test_a_model_that_does_not_pass_ends_well_and_keeps_the_champion(claimed: tu
     store, parent = claimed
     finish_run(store, "before", 0.99)
     before = promote(store, "m", "before", PromoteConfig(), print, force=False)
-    kept = run_stage(PromoteConfig(), "m", store.root, "run-1", {"claim": parent})
+    kept = run_stage(PromoteConfig(name="m"), store.root, "run-1", {"claim": parent})
     assert kept.manifest.facts["outcome"] == "kept champion"
     assert kept.manifest.metrics == {"promoted": 0.0, "gates_held": 3.0, "gates_asked": 4.0}
     assert history(store, "m") == [before]

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.contracts.errors import ConfigError
 from components.common.learning.scoring import scores_of
 from components.common.learning.watch import NullWatch
 from components.unlearn.classes import ClassUnlearning
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.context import Context
 from components.unlearn.detectors import DETECTORS, chosen_detectors
 from components.unlearn.detectors.confident_joint import ConfidentJoint

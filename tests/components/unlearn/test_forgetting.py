@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.common.contracts.configs import UnlearnConfig
 from components.common.learning.scoring import score
 from components.common.learning.seeding import make_deterministic
 from components.common.models import ModelSpec, build_model
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.forgetting import Candidate, Probe, find_antimode, halved, joined, probe, widen
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))

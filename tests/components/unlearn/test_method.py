@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import FinetuneConfig, SplitConfig, UnlearnConfig, WarmupConfig
 from components.common.contracts.errors import ConfigError
 from components.common.learning.scoring import predict
 from components.common.learning.seeding import make_deterministic
@@ -20,9 +19,13 @@ from components.common.signals import SIGNALS, Evidence, propose, ranks, score_a
 from components.common.tables.tables import MIXING_KINDS
 from components.evaluate.algorithm import area_under_roc, attack_success, true_positive_rate
 from components.finetune.algorithm import fine_tune
+from components.finetune.config import FinetuneConfig
 from components.split.algorithm import first_split
+from components.split.config import SplitConfig
 from components.unlearn.algorithm import refine
+from components.unlearn.config import UnlearnConfig
 from components.warmup.algorithm import TrainingSet, warm_up
+from components.warmup.config import WarmupConfig
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
 

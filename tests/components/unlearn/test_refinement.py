@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import UnlearnConfig, WarmupConfig
 from components.common.learning.doubts import NEVER
 from components.common.learning.scoring import predict
 from components.common.learning.seeding import make_deterministic
@@ -19,10 +18,12 @@ from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.unlearn import algorithm
 from components.unlearn.algorithm import Refined, _bounded, _cured, refine
+from components.unlearn.config import UnlearnConfig
 from components.unlearn.context import Context
 from components.unlearn.detectors import Find
 from components.unlearn.memo import Memo
 from components.warmup.algorithm import TrainingSet, warm_up
+from components.warmup.config import WarmupConfig
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
 # Without signals the detectors that read them have nothing to ask; these are the ones that need none.

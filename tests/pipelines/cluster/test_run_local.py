@@ -32,7 +32,7 @@ from components.common.storage.store import Store
 from pipelines.cli.main import cli
 from pipelines.cluster.kind import KFP_VERSION, NODE_IMAGE, forwarded
 from pipelines.cluster.server import ClusterError
-from pipelines.dag.training import STAGES
+from pipelines.dag.stages import IMAGES as STAGES
 from tests.fakes.kfp_api import FakeKfp
 
 STAND_IN = r"""#!PYTHON -IS

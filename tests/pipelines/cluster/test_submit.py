@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.main import cli
 from pipelines.cluster.server import ClusterError, connect
-from pipelines.cluster.submit import content_digest, follow, task_names
+from pipelines.cluster.submit import follow, package_digest, task_names
 from pipelines.dag.profiles import load_profile
 from pipelines.dag.settings import default_parameters
 from pipelines.dag.training import compile_pipeline
@@ -56,7 +56,7 @@ def test_a_run_is_started_from_a_version_named_after_the_content(kfp: FakeKfp, t
     (version,) = kfp.versions.values()
     package = tmp_path / "p.yaml"
     compile_pipeline(package, "r.example/x", "t1", load_profile("gpu"))
-    assert version["display_name"] == f"untaint-training-{content_digest(package)[:12]}"
+    assert version["display_name"] == f"untaint-training-{package_digest(package)[:12]}"
     assert len(version["documents"]) == 2
     (run,) = kfp.runs.values()
     assert run["pipeline_version_reference"]["pipeline_version_id"] == version["pipeline_version_id"]
@@ -229,7 +229,7 @@ def test_the_digest_follows_the_content_and_nothing_else(tmp_path: Path) -> None
     documents = list(yaml.safe_load_all(paths[1].read_text()))
     documents[0]["sdkVersion"] = "another"
     paths[1].write_text(yaml.safe_dump_all(documents, sort_keys=False))
-    same, again, other = map(content_digest, paths)
+    same, again, other = map(package_digest, paths)
     assert same == again
     assert same != other
     assert task_names(paths[0])["warmup-2"] == "control"

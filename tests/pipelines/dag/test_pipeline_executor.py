@@ -1,5 +1,6 @@
 """KFP's local runner and its executor, which is no public interface, do with a stage what this project builds on."""
 
+import importlib
 import json
 import sys
 import time
@@ -10,36 +11,53 @@ from typing import Any, NamedTuple
 import pytest
 from kfp import dsl, local
 
-from components.container import STATUS_FILE, stage_container
+from components.container import STATUS_FILE, component_of
 from pipelines.local.progress import Progress, shown
 from pipelines.local.run import _exit_code, _stage_environment
 
-STAGE = """
-import sys
-from typing import Any, NamedTuple
-from kfp import dsl
+FILES = {
+    "__init__": "",
+    "config": """
+from typing import Annotated, ClassVar
+from pydantic import Field
+from components.common.contracts.config import Config
+
+class TinyConfig(Config):
+    stage: ClassVar[str] = "tiny"
+    number: Annotated[int, Field(ge=0, le=99)] = 0
+    rounds: int = 1
+""",
+    "spec": """
+from components.common.contracts.spec import Output, StageSpec
+from tiny.config import TinyConfig
+
+SPECS = (StageSpec(config=TinyConfig, summary="Does next to nothing.", parents=("before",),
+    inputs={"number": "number"}, lineage="Model",
+    outputs=(Output(name="page", text="A page.", kind="HTML"), Output(name="word", text="A word."))),)
+""",
+    "component": """
+from components.container import entry_point
+from tiny.spec import SPECS
+
+run = entry_point(*SPECS)
+""",
+    "stage": """
 from components.common.runs.artifacts import StageManifest
+from components.common.runs.lifecycle import Published
 from components.common.contracts.errors import StorageError
-from components.container import Outputs, deliver
 
-class Result(NamedTuple):
-    uri: str
-    sha256: str
-    manifest: StageManifest
-
-def run(number: int, settings: dict[str, Any], lineage: dsl.Output[dsl.Dataset], metrics: dsl.Output[dsl.Metrics]
-        ) -> Outputs:
-    def work():
-        print(f"number {number!r}, settings {settings!r}")
-        if number == 13:
-            raise StorageError("the bucket", expected="an answer", found="none", hint="Start it.")
-        if number == 14:
-            raise ZeroDivisionError("a defect")
-        return Result(f"s3://b/{number}", "ab", StageManifest(
-            stage="tiny", run_id="r", key="k", config={}, parents={}, code_version="c", objects={},
-            metrics={"acc": 0.5}))
-    return deliver(work, lineage, metrics)
-"""
+def run_stage(config, store_root, run_id, parents):
+    print(f"{config!r}, {store_root}, {run_id}, {parents}")
+    if config.number == 13:
+        raise StorageError("the bucket", expected="an answer", found="none", hint="Start it.")
+    if config.number == 14:
+        raise ZeroDivisionError("a defect")
+    manifest = StageManifest(stage="tiny", run_id=run_id, key="k", config={}, parents={}, code_version="c",
+        objects={}, metrics={"acc": 0.5})
+    return Published(f"s3://b/{config.number}", "ab", manifest, outputs={"word": "done"}, files={"page": b"<p>"})
+""",
+}
+"""A stage as any other, declared once: its component and what its container calls are made from ``spec.py``."""
 
 
 class Ran(NamedTuple):
@@ -53,28 +71,24 @@ def _run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> Ran:
     """Runs tiny stages in turn, as ``pipelines.local.run`` does, in a folder whose name would break a shell."""
     folder = tmp_path / "a python3 folder"
     folder.mkdir()
-    (folder / "tiny_stage.py").write_text(STAGE)
+    (folder / "tiny").mkdir()
+    for name, text in FILES.items():
+        (folder / "tiny" / f"{name}.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", str(folder))
-
-    @dsl.container_component
-    def tiny(
-        number: int,
-        settings: dict[str, Any],
-        after: str,
-        lineage: dsl.Output[dsl.Dataset],
-        metrics: dsl.Output[dsl.Metrics],
-        manifest_uri: dsl.OutputPath(str),
-        manifest_sha256: dsl.OutputPath(str),
-    ) -> dsl.ContainerSpec:
-        container = stage_container("tiny", "python")
-        container.args[0] = "tiny_stage"
-        return container
+    monkeypatch.syspath_prepend(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tiny"]:
+        monkeypatch.delitem(sys.modules, name)
+    tiny = component_of("python", *importlib.import_module("tiny.spec").SPECS)
 
     @dsl.pipeline(name="tiny")
     def pipeline() -> None:
         after: Any = ""
         for number in numbers:
-            after = tiny(number=number, settings={"n": number}, after=after).outputs["manifest_uri"]
+            task = tiny(
+                store_root="s3://b", run_id="r", number=number, settings={"rounds": number}, before_uri=after,
+                before_sha256="",
+            )  # fmt: skip
+            after = task.outputs["manifest_uri"]
 
     lines: list[str] = []
     names = {"tiny" if i == 0 else f"tiny-{i + 1}": f"stage{number}" for i, number in enumerate(numbers)}
@@ -103,12 +117,23 @@ def test_stages_run_in_turn_and_hand_on_their_results(tmp_path: Path, monkeypatc
     assert [(done.stage, done.ok) for done in ran.progress.ended] == [("stage1", True), ("stage2", True)]
     (record,) = ran.folder.glob("tiny-*/tiny-2/executor_output.json")
     output = json.loads(record.read_text())
-    assert output["parameterValues"] == {"manifest_uri": "s3://b/2", "manifest_sha256": "ab"}
+    assert output["parameterValues"] == {"manifest_uri": "s3://b/2", "manifest_sha256": "ab", "word": "done"}
+    (page,) = ran.folder.glob("tiny-*/tiny-2/page")
+    assert page.read_bytes() == b"<p>"
     assert output["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"acc": 0.5}
     assert output["artifacts"]["lineage"]["artifacts"][0]["metadata"]["s3_uri"] == "s3://b/2"
     assert ran.code == 0
-    # KFP turns whole numbers inside a mapping into floats; configs.from_mapping turns them back.
-    assert ran.lines[1].strip() == "number 1, settings {'n': 1.0}"
+    # KFP turns whole numbers inside a mapping into floats; the config turns them back.
+    assert ran.lines[1].strip() == "TinyConfig(number=1, rounds=1), s3://b, r, {'before': ('', '')}"
+
+
+def test_a_setting_out_of_range_ends_the_stage_with_the_error_of_every_other_way_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _run(tmp_path, monkeypatch, 100)
+    assert ran.code == 2
+    told = "ConfigError: tiny.number: expected a whole number in [0, 99]; found 100. The default is 0."
+    assert told in [line.strip() for line in ran.lines]
 
 
 def test_a_person_sees_the_stages_lines_and_none_of_kfps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from components.common.contracts.errors import ConfigError
-from pipelines.dag.settings import default_parameters
-from pipelines.dag.training import STAGES, compile_pipeline, image_of
+from pipelines.dag.stages import IMAGES, TRAINING
+from pipelines.dag.training import compile_pipeline, image_of
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
@@ -35,17 +35,34 @@ def test_the_compiled_pipeline_is_the_expected_one(tmp_path: Path, name: str, co
     assert spec == yaml.safe_load(golden.read_text()), "if this is meant: make golden, and look at the diff"
 
 
-def test_every_default_of_the_pipeline_is_the_configs_default(tmp_path: Path) -> None:
-    parameters = compiled(tmp_path, control=True)["root"]["inputDefinitions"]["parameters"]
+def test_a_stage_that_gets_what_the_pipeline_is_given_by_default_has_the_settings_of_its_own_default(
+    tmp_path: Path,
+) -> None:
+    spec = compiled(tmp_path, control=True)
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
     defaults = {name: entry["defaultValue"] for name, entry in parameters.items() if "defaultValue" in entry}
-    assert defaults == default_parameters()
     assert set(parameters) - set(defaults) == {"store_root", "run_id"}
+    tasks = {task["taskInfo"]["name"]: task["inputs"]["parameters"] for task in spec["root"]["dag"]["tasks"].values()}
+    for stage in TRAINING:
+        # As the compiled graph wires them, and through the floats into which KFP turns every number.
+        wired = {
+            name: defaults[source["componentInputParameter"]]
+            for name, source in tasks[stage.name].items()
+            if "componentInputParameter" in source and source["componentInputParameter"] in defaults
+        }
+        settings = wired.pop("settings")
+        assert stage.config(**settings, **wired) == stage.config(), stage.name
+
+
+def test_the_undefended_model_trains_as_long_as_the_defended_one_by_default() -> None:
+    epochs = {stage.name: stage.config().epochs for stage in TRAINING if "epochs" in stage.config.model_fields}
+    assert epochs["control"] == epochs["warmup"] + epochs["finetune"]
 
 
 def test_images_carry_registry_and_tag(tmp_path: Path) -> None:
     spec = compiled(tmp_path, control=False, registry="registry.example:5000/team/", tag="1f2e3d")
     images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
-    assert images == {f"registry.example:5000/team/untaint-{stage}:1f2e3d" for stage in STAGES}
+    assert images == {f"registry.example:5000/team/untaint-{stage}:1f2e3d" for stage in IMAGES}
 
 
 def test_an_empty_registry_names_images_of_this_machine(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from kfp import compiler, dsl
 
-from pipelines.dag.training import build, component_of
+from components.container import component_of
+from pipelines.dag.stages import TRAINING, folders_of
+from pipelines.dag.training import build
 
 SECRET = re.compile(r"secret|passw|token|credential|access_?key|private_?key", re.IGNORECASE)
 
@@ -57,11 +59,11 @@ def test_the_ground_truth_reaches_evaluate_alone(tmp_path: Path, control: bool) 
 def test_a_stage_wired_to_the_ground_truth_is_reported(tmp_path: Path) -> None:
     @dsl.pipeline(name="cheating")
     def cheating(store_root: str, run_id: str) -> None:
-        ingest = component_of("ingest", "image")(
+        ingest = component_of("image", *folders_of(TRAINING)["ingest"])(
             store_root=store_root, run_id=run_id, dataset="mnist5k", train_limit=0, attack="badnets",
             poison_rate=0.1, target_label=0, seed=0, settings={},
         )  # fmt: skip
-        component_of("split", "image")(
+        component_of("image", *folders_of(TRAINING)["split"])(
             store_root=store_root, run_id=run_id, seed=0, settings={},
             ingest_uri=ingest.outputs["manifest_uri"], ingest_sha256=ingest.outputs["manifest_sha256"],
             warmup_uri=ingest.outputs["truth_uri"], warmup_sha256="",

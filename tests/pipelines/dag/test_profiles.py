@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.main import cli
 from pipelines.cluster.submit import task_names
-from pipelines.dag.profiles import TASKS, Profile, bytes_of, cores_of, load_profile, profile_names
+from pipelines.dag.profiles import Profile, bytes_of, cores_of, load_profile, profile_names
+from pipelines.dag.stages import TASKS
 from pipelines.dag.training import compile_pipeline
 
 ROOT = Path(__file__).parents[3]
@@ -138,10 +139,11 @@ def test_without_a_profile_the_pipeline_knows_no_cluster(tmp_path: Path) -> None
 
 
 def write(folder: Path, changes: Mapping[str, Any]) -> str:
-    """The cpu profile with values changed at dotted paths; None takes the entry out."""
+    """The cpu profile, task by task, with values changed at dotted paths; None takes the entry out."""
     content = yaml.safe_load((ROOT / "k8s" / "profiles" / "cpu.yaml").read_text())
-    # The anchors of the file make stages share one mapping.
-    content["stages"] = {stage: dict(grant) for stage, grant in content["stages"].items()}
+    classes = content.pop("resources")
+    # Copies: the anchors of the file make classes share one mapping.
+    content["stages"] = {name: dict(classes[spec.resources]) for name, spec in TASKS.items()}
     for path, value in changes.items():
         *parents, last = path.split(".")
         place = content
@@ -154,6 +156,22 @@ def write(folder: Path, changes: Mapping[str, Any]) -> str:
     file = folder / "profile.yaml"
     file.write_text(yaml.safe_dump(content))
     return str(file)
+
+
+def test_a_task_gets_what_its_class_gets_unless_it_has_an_entry_of_its_own(tmp_path: Path) -> None:
+    own = load_profile(write(tmp_path, {}))
+    light, training = own.stages["split"].model_dump(mode="json"), own.stages["warmup"].model_dump(mode="json")
+    classes = {"light": light, "measuring": light, "training": {**training, "timeout_seconds": 77}}
+    less = dict.fromkeys(f"stages.{name}" for name in TASKS if name != "split")
+    found = load_profile(write(tmp_path, {**less, "resources": classes, "stages.split.shm": "1Gi"}))
+    assert found.stages["warmup"] == found.stages["finetune"]
+    assert found.stages["warmup"].timeout_seconds == 77
+    assert (found.stages["split"].shm, found.stages["claim"].shm) == ("1Gi", None)
+    del classes["measuring"]
+    with pytest.raises(ConfigError, match="it lacks evaluate"):
+        load_profile(write(tmp_path, {**less, "resources": classes}))
+    with pytest.raises(ConfigError, match=r"resources\.heavy"):
+        load_profile(write(tmp_path, {**less, "resources": {"heavy": light}}))
 
 
 @pytest.mark.parametrize(

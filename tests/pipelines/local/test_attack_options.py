@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from components.common.attacks.base import AttackConfig, make_attack
-from components.common.contracts.configs import IngestConfig
 from components.common.contracts.errors import ConfigError
 from components.common.storage.store import Store
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import POISON_TRUTH
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 
@@ -24,13 +24,13 @@ def test_options_reach_the_images_and_the_trigger_of_evaluate_and_no_stage_betwe
     assert done.truth is not None
     record = done.truth.manifest.facts["attack"]
     assert record["options"] == {"levels": 2.0}
-    assert "attack_options" not in done.main.manifest.config, "the defence is not told of the attack"
+    assert "attack_options" not in done.manifest.config, "the defence is not told of the attack"
 
     def read(published: object, name: str) -> bytes:
         ref = published.manifest.object(name, published.uri)
         return store.get(ref.uri, ref.sha256)
 
-    pixels = np.load(io.BytesIO(read(done.main, "pixels")), allow_pickle=False)
+    pixels = np.load(io.BytesIO(read(done, "pixels")), allow_pickle=False)
     truth = decode_table(read(done.truth, "poison_truth"), POISON_TRUTH, subject="truth")
     poisoned = pixels[truth["is_poisoned"].to_numpy(zero_copy_only=False)]
     assert len(poisoned) == 20

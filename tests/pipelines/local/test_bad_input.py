@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.common.contracts.configs import IngestConfig, TrainRecipe
 from components.common.contracts.errors import ConfigError, DataError, UntaintError
 from components.common.datasets.base import LoadedDataset
+from components.common.learning.config import TrainRecipe
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.watch import NullWatch
 from components.common.storage.store import Store
 from components.ingest.algorithm import encode_png
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 
 Given = tuple[np.ndarray, np.ndarray]

@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from components.common.attacks.canary import stamp
-from components.common.contracts.configs import IngestConfig
 from components.common.contracts.errors import ConfigError, DataError
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import find_manifest
@@ -18,6 +17,7 @@ from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from components.common.tables.parquet import decode_table
 from components.common.tables.tables import REJECTED, SAMPLE_INDEX
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 from pipelines.cli.main import cli
 from pipelines.views.suspects import read_images
@@ -36,7 +36,7 @@ def test_ingest_publishes_a_drop_with_what_it_left_out(store: Store, tmp_path: P
     config = IngestConfig(dataset=f"drop:{address}", attack="none", mirror="no")
     result = run_stage(config, store.root, "r")
     assert result.truth is None
-    manifest = result.main.manifest
+    manifest = result.manifest
     assert set(manifest.objects) == {"pixels", "sample_index", "rejected"}
     assert manifest.metrics["rejected_samples"] == 2
     ref = manifest.objects["rejected"]
@@ -54,7 +54,7 @@ def test_ingest_publishes_a_drop_with_what_it_left_out(store: Store, tmp_path: P
     mean = np.mean([known[uri] for uri in index["uri"].to_pylist()[:160]]) / 255
     assert manifest.facts["mean"] == [pytest.approx(mean, abs=1e-6)]
     # Once published, a second attempt has nothing to do.
-    assert run_stage(config, store.root, "r").main.sha256 == result.main.sha256
+    assert run_stage(config, store.root, "r").sha256 == result.sha256
 
 
 def test_a_clean_drop_has_an_empty_list_of_rejected_samples(store: Store, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_an_attack_on_a_drop_must_be_asked_for(store: Store, tmp_path: Path) -> 
     config = IngestConfig(dataset=f"drop:{root}", attack_drop=True, attack="badnets", poison_rate=0.1)
     result = run_stage(config, store.root, "r")
     assert result.truth is not None
-    assert "images" in {ref.kind for ref in result.main.manifest.objects.values()}
+    assert "images" in {ref.kind for ref in result.manifest.objects.values()}
 
 
 def test_a_canary_is_planted_aside_and_told_to_nobody_who_defends(store: Store, tmp_path: Path) -> None:
@@ -93,20 +93,20 @@ def test_a_canary_is_planted_aside_and_told_to_nobody_who_defends(store: Store, 
     told = result.truth.manifest
     assert (told.objects, told.facts["attack"]) == ({}, {}), "of a drop there is no truth"
     record = told.facts["canary"]
-    n_train = plain.main.manifest.facts["n_train"]
+    n_train = plain.manifest.facts["n_train"]
     assert len(record["rows"]) == round(0.02 * n_train)
-    assert "canary_ratio" not in result.main.manifest.config
-    assert str(record["rows"])[1:-1] not in result.main.manifest.to_bytes().decode()
+    assert "canary_ratio" not in result.manifest.config
+    assert str(record["rows"])[1:-1] not in result.manifest.to_bytes().decode()
 
     def read(name: str, manifest: StageManifest) -> bytes:
         return store.get(manifest.objects[name].uri)
 
-    before, after = (np.load(io.BytesIO(read("pixels", one.main.manifest))) for one in (plain, result))
+    before, after = (np.load(io.BytesIO(read("pixels", one.manifest))) for one in (plain, result))
     changed = np.flatnonzero((before != after).any(axis=(1, 2, 3)))
     assert changed.tolist() == record["rows"]
     assert np.array_equal(after[changed], stamp(before[changed], record))
     first, second = (
-        decode_table(read("sample_index", one.main.manifest), SAMPLE_INDEX, subject="i") for one in (plain, result)
+        decode_table(read("sample_index", one.manifest), SAMPLE_INDEX, subject="i") for one in (plain, result)
     )
     assert first.drop_columns("given_label").equals(second.drop_columns("given_label"))
     labels = first["given_label"].to_numpy().copy()

@@ -25,11 +25,11 @@ IMAGES = 50_000
 CPU_SECONDS = 90.0
 INGEST = """
 import resource, sys, time
-from components.common.contracts.configs import IngestConfig
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 if __name__ == "__main__":
     start = time.perf_counter()
-    manifest = run_stage(IngestConfig(dataset=sys.argv[1], attack="none"), sys.argv[2], sys.argv[3]).main.manifest
+    manifest = run_stage(IngestConfig(dataset=sys.argv[1], attack="none"), sys.argv[2], sys.argv[3]).manifest
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     rows = int(manifest.metrics["train_samples"] + manifest.metrics["holdout_samples"])
     print(rows, time.perf_counter() - start, sum(u.ru_utime + u.ru_stime for u in used), manifest.facts["peak_mib"])

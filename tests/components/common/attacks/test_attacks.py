@@ -331,14 +331,23 @@ def test_label_consistent_perturbation_stays_within_epsilon_and_raises_the_loss(
         ("badnets", {"options": {"patch_size": 40}}, r"a number in \[1, 16\]"),
         ("badnets", {"cover_rate": 0.1}, "which has no cover"),
         ("badnets", {"target_label": 10}, r"a class in \[0, 9\]"),
-        ("badnets", {"poison_rate": 5}, r"a share in \(0, 1\]"),
-        ("wanet", {"cover_rate": 1.5}, r"a share in \[0, 1\)"),
+        ("badnets", {"target_label": -1}, r"a class in \[0, 9\]"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, changes: dict[str, object], message: str) -> None:
     settings = {"name": name, "poison_rate": 0.1, "target_label": 0, **changes}
     with pytest.raises(ConfigError, match=message):
         make_attack(AttackConfig(**settings), num_classes=10, image_shape=(1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"poison_rate": 5.0}, {"poison_rate": 0.0}, {"poison_rate": -0.1}, {"cover_rate": 1.5}]
+)
+def test_a_rate_that_no_data_can_have_poisons_nothing(real: Images, changes: dict[str, float]) -> None:
+    settings = {"name": "wanet", "poison_rate": 0.1, "target_label": TARGET, **changes}
+    attack = make_attack(AttackConfig(**settings), num_classes=10, image_shape=tuple(real.images.shape[1:]))
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))}: expected at (most|least)"):
+        attack.inject(real.images, real.labels)
 
 
 def test_cover_rate_of_zero_means_no_cover(real: Images) -> None:

@@ -28,7 +28,7 @@ LIMIT_MIB = {150_000: 900, 10_000_000: 2048}
 
 INGEST = """
 import sys
-from components.common.contracts.configs import IngestConfig
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage
 if __name__ == "__main__":
     config = IngestConfig(dataset=sys.argv[1], attack="none", image_size=8, seed=0)

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.contracts.configs import FinetuneConfig, TrainRecipe, WarmupConfig
 from components.common.contracts.errors import ConfigError, ResourceError, UntaintError
 from components.common.learning import launch
 from components.common.learning.augment import weak
+from components.common.learning.config import TrainRecipe
 from components.common.learning.devices import PROCESSES, process_count
 from components.common.learning.distributed import current_group
 from components.common.learning.launch import train_on_devices
@@ -31,7 +31,9 @@ from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch, Watch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import train as finetune_train
+from components.finetune.config import FinetuneConfig
 from components.warmup.algorithm import train as warmup_train
+from components.warmup.config import WarmupConfig
 
 SPEC = ModelSpec(num_classes=10, channels=1, image_size=28, mean=(0.13,), std=(0.31,))
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.contracts.configs import TrainRecipe
 from components.common.contracts.errors import ContractError, UntaintError
 from components.common.learning.augment import strong, to_float, weak
 from components.common.learning.checkpoint import from_bytes, to_bytes
+from components.common.learning.config import TrainRecipe
 from components.common.learning.loop import EpochOrder, Trainer, constant_after_ramp, one_cycle
 from components.common.learning.mixing import hold_under_mixing, mix, partners
 from components.common.learning.scoring import score

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.common.contracts.configs import IngestConfig, WarmupConfig
 from components.common.learning.devices import PROCESSES
 from components.common.runs.inputs import read_model, read_rows
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.storage.store import Store
 from components.common.tables.tables import TRACES
+from components.ingest.config import IngestConfig
 from components.ingest.stage import run_stage as ingest
+from components.warmup.config import WarmupConfig
 from components.warmup.stage import run_stage as warmup
 
 ROOT = Path(__file__).parents[4]
@@ -57,7 +58,7 @@ def test_the_warmup_stage_in_two_processes_gives_what_one_gives(
         ("two", "2", WarmupConfig(**settings)),
     ):
         monkeypatch.setenv(PROCESSES, processes)
-        data = ingest(IngestConfig(train_limit=400, holdout_limit=50, attack="none"), store.root, run_id).main
+        data = ingest(IngestConfig(train_limit=400, holdout_limit=50, attack="none"), store.root, run_id)
         result = warmup(config, store.root, run_id, {"ingest": (data.uri, data.sha256)})
         found[run_id] = outcome(store, run_id, data, result)
     assert "training in 2 processes" in caplog.text

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.common.contracts.configs import FinetuneConfig
 from components.common.datasets.base import load
 from components.common.learning.devices import pick_device
 from components.common.learning.distributed import process_group
@@ -21,6 +20,7 @@ from components.common.learning.seeding import make_deterministic
 from components.common.learning.watch import NullWatch
 from components.common.models import ModelSpec, build_model
 from components.finetune.algorithm import train
+from components.finetune.config import FinetuneConfig
 
 
 def main(target: Path, micro_batch: int) -> None:

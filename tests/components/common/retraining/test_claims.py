@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from components.claim.algorithm import described, terms_of
+from components.claim.config import ClaimConfig
 from components.claim.stage import run_stage
-from components.common.contracts.configs import ClaimConfig
 from components.common.contracts.errors import ConfigError, ConflictError, DataError
 from components.common.retraining.claims import claim_next, complete, require_held
 from components.common.retraining.drops import date_of, deliver, find_drops

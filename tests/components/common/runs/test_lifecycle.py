@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.common.contracts.configs import SplitConfig
 from components.common.contracts.errors import ConfigError, ContractError
-from components.common.runs.lifecycle import Published, StageRun
+from components.common.runs.lifecycle import Published, StageRun, code_version
 from components.common.runs.publish import find_manifest
 from components.common.storage.store import Store
 from components.common.tables.gate import QualityGate
 from components.common.tables.tables import POISON_TRUTH
+from components.split.config import SplitConfig
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,56 @@ def test_an_object_that_the_parent_never_published_is_named(store: Store, gate: 
     run = child(store, gate, publish(store, gate))
     with pytest.raises(ContractError, match=r"an object named 'model'; found only pixels, poison_truth"):
         run.read_bytes("truth", "model")
+
+
+def test_what_is_asked_for_twice_is_read_once(store: Store, gate: QualityGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = child(store, gate, publish(store, gate))
+    read: list[str] = []
+    get = Store.get
+    monkeypatch.setattr(Store, "get", lambda self, uri, *rest: read.append(uri) or get(self, uri, *rest))
+    for _ in range(2):
+        run.read_array("truth", "pixels")
+        run.read_table("truth", "poison_truth", POISON_TRUTH)
+    assert len(read) == 2
+    assert len(set(read)) == 2
+
+
+def test_a_table_of_other_samples_than_those_asked_for_is_refused(store: Store, gate: QualityGate) -> None:
+    run = child(store, gate, publish(store, gate))
+    run.read_table("truth", "poison_truth", POISON_TRUTH, ids=pa.array(range(5), pa.int64()))
+    for ids in ([0, 1, 2, 4, 3], [0, 1, 2, 3, 4, 5]):
+        with pytest.raises(ContractError, match=r"the parent's . ids in the same order"):
+            run.read_table("truth", "poison_truth", POISON_TRUTH, ids=pa.array(ids, pa.int64()))
+
+
+def test_a_table_of_ones_own_is_read_without_a_validation_run(store: Store, gate: QualityGate) -> None:
+    parent = publish(store, gate)
+    with QualityGate() as other:
+        other.close()
+        run = child(store, other, parent)
+        assert run.read_table("truth", "poison_truth", POISON_TRUTH).equals(truth())
+        with pytest.raises(RuntimeError, match="closed"):
+            run.add_table("poison_truth", truth(), POISON_TRUTH)
+
+
+def test_the_code_version_follows_what_a_stage_runs_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("split/algorithm.py", "split/config.py", "split/spec.py", "warmup/algorithm.py", "common/runs/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+
+    def version() -> str:
+        code_version.cache_clear()
+        return code_version("split", tmp_path)
+
+    before = version()
+    for name, matters in [
+        ("warmup/algorithm.py", False), ("split/config.py", False), ("split/spec.py", False),
+        ("split/README.md", False), ("split/algorithm.py", True), ("common/runs/x.py", True), ("split/new.py", True),
+    ]:  # fmt: skip
+        (tmp_path / name).write_text("2")
+        after = version()
+        assert (after != before) == matters, name
+        before = after
 
 
 def test_a_table_that_breaks_its_contract_is_never_published(store: Store, gate: QualityGate) -> None:

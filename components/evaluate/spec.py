@@ -1,0 +1,18 @@
+"""What the evaluation is to the pipeline."""
+
+from __future__ import annotations
+
+from components.common.contracts.spec import Output, StageSpec
+from components.evaluate.config import EvaluateConfig
+
+__all__ = ["SPECS"]
+
+SPECS = (
+    StageSpec(
+        config=EvaluateConfig,
+        summary="Measures ACC and ASR on the holdout and the split against the truth, and writes the report.",
+        parents=("ingest", "truth", "warmup", "split", "unlearn", "finetune", "control"),
+        outputs=(Output(name="report", text="The report as one self-contained page.", kind="HTML"),),
+        resources="measuring",
+    ),
+)
