@@ -138,7 +138,7 @@ def refine(
         poisoned=poisoned,
         suspect=suspect,
         finds=finds,
-        probes=context.probes,
+        probes=list(context.probes.values()),
         mapping=context.mapping,
         doubtful=doubtful,
         classes=classes,

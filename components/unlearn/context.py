@@ -40,7 +40,7 @@ class Context:
         inconsistent: Labels that hold samples of other classes, to the class-unlearning that says so.
         noisy: Whether labels of all kinds are wrong, as in data labelled carelessly.
         mapping: What samples look like, to the label that they were given by rule.
-        probes: Every probe in the order in which it was asked, with the detector's name.
+        probes: Every probe by its question, in the order in which it was asked, with the detector's name.
         asked: Told the number of classes that have been forgotten as a whole, and a figure.
     """
 
@@ -56,7 +56,7 @@ class Context:
     inconsistent: dict[int, ClassUnlearning] = field(default_factory=dict)
     noisy: bool = False
     mapping: dict[int, int] = field(default_factory=dict)
-    probes: list[tuple[str, Probe]] = field(default_factory=list)
+    probes: dict[str, tuple[str, Probe]] = field(default_factory=dict)
     asked: Callable[..., None] = field(default=lambda *_, **__: None)
     logits: Tensor = field(init=False)
     before: Scores = field(init=False)
@@ -112,6 +112,9 @@ class Context:
         """
         steps = steps or self.config.steps
         members = self.members[candidate.label]
+        question = f"{candidate.name} in {steps} steps"
+        if question in self.probes:
+            return self.probes[question][1]
 
         def ask() -> dict[str, Tensor]:
             found = probe(
@@ -127,7 +130,7 @@ class Context:
             figures = [found.forget_confidence, found.retain_accuracy, found.retain_loss_increase]
             return {"gap": found.gap[members], "figures": torch.tensor(figures, dtype=torch.float64)}
 
-        kept = self.memo.recall(f"{candidate.name} in {steps} steps", ask)
+        kept = self.memo.recall(question, ask)
         forget_confidence, retain_accuracy, retain_loss_increase = kept["figures"].tolist()
         antimode: Antimode = find_antimode(kept["gap"].numpy())
         result = Probe(
@@ -138,7 +141,7 @@ class Context:
             antimode=antimode,
             gap=torch.zeros(len(self.labels)).index_put((members,), kept["gap"]),
         )
-        self.probes.append((detector, result))
+        self.probes[question] = (detector, result)
         return result
 
     def unlearned(self, label: int) -> ClassUnlearning:

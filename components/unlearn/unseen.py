@@ -124,7 +124,7 @@ def _vote(features: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
     votes = F.one_hot(labels[chosen], int(labels.max()) + 1).float()
     count = min(_NEIGHBOURS, len(chosen) - 1)
     parts = []
-    for some in rows.split(_CHUNK):
+    for some in torch.split(rows, _CHUNK):
         likeness = features[some] @ features[chosen].T
         # Nobody is a neighbour of himself.
         likeness[some[:, None] == chosen] = -2.0

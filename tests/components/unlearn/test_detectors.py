@@ -47,7 +47,7 @@ class Scripted(Context):
         figures |= self.answer(candidate)
         mode = Antimode(threshold=0.5, ratio=figures.pop("ratio"), unaffected=float((members < 0.5).float().mean()))
         result = Probe(candidate=candidate, antimode=mode, gap=gap, **figures)
-        self.probes.append((detector, result))
+        self.probes[candidate.name] = (detector, result)
         return result
 
     def unlearned(self, label: int) -> ClassUnlearning:
@@ -175,6 +175,24 @@ def test_what_drops_furthest_is_asked_about_class_by_class(context: Scripted) ->
     assert candidates[0].label == 2, "the class in which most stands out comes first"
     assert set(candidates[0].forget.tolist()) <= set(range(80, 120))
     assert len({candidate.label for candidate in candidates}) == len(candidates)
+
+
+@pytest.mark.parametrize(("others", "found"), [(0.2, True), (0.9, False)])
+def test_without_an_antimode_only_the_one_class_that_costs_nothing_counts(
+    context: Scripted, others: float, found: bool
+) -> None:
+    """On well-learned data clean classes are cheap as well, so the measure is the next class of the same model."""
+    context.drops = torch.randn(200, generator=torch.Generator().manual_seed(0))
+    context.drops[80:85] += 30.0
+    context.moves = set(range(80, 95))
+
+    def answer(candidate: Candidate) -> dict[str, float]:
+        kept = 0.95 if candidate.label == 2 else others
+        return {"ratio": 1.0, "retain_accuracy": kept, "retain_loss_increase": 0.0 if candidate.label == 2 else 0.2}
+
+    context.answer = answer
+    finds = [DETECTORS["logit_drop"].judge(context, one) for one in DETECTORS["logit_drop"].candidates(context)]
+    assert [find.label for find in finds if find is not None] == ([2] if found else [])
 
 
 def looks(labels: Tensor, as_class: Tensor, firmness: float, classes: int = 10) -> Tensor:
