@@ -79,7 +79,7 @@ store: $(STAMP) ## Run the embedded object store until Ctrl-C
 # The CUDA libraries are left out: torch asks for its own exactly, and the builds of torch for CPUs for none.
 lock: $(STAMP) ## Resolve requirements.lock anew from pyproject.toml (ARGS=--upgrade)
 	cp requirements.lock $(VENV)/lock.draft
-	$(BIN)/pip-compile --quiet --extra local --extra dev --strip-extras --allow-unsafe --no-annotate --no-header \
+	$(BIN)/pip-compile --quiet --extra local --extra onnx --extra dev --strip-extras --allow-unsafe --no-annotate --no-header \
 	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host $(ARGS) \
 	  --output-file $(VENV)/lock.draft pyproject.toml
 	{ sed -n '/^#/p;/^#/!q' requirements.lock; \

@@ -1,5 +1,6 @@
 """A stage for Kubeflow Pipelines, made from its declaration: its component, and what its container calls."""
 
+import hashlib
 import importlib
 import inspect
 import json
@@ -93,14 +94,21 @@ def described(*specs: StageSpec) -> dict[str, tuple[Any, str, bool]]:
     for parent in first.parents:
         table[f"{parent}_uri"] = (str, f"Manifest of {parent}; empty in a run without it.", False)
         table[f"{parent}_sha256"] = (str, "Hex sha256 of that manifest.", False)
+    if first.after:
+        # Downloaded by KFP before the code runs, so it is small: data go by the manifests.
+        table[f"{first.after}_lineage"] = (
+            dsl.Input[dsl.Artifact],
+            f"The result of {first.after} in the run graph.",
+            False,
+        )
     lineage = dsl.Dataset if first.lineage == "Dataset" else dsl.Model
     table["lineage"] = (
         dsl.Output[lineage], "The stage's result in the run graph: store address, digest, rows.", True
     )  # fmt: skip
     table["metrics"] = (dsl.Output[dsl.Metrics], "The stage's figures.", True)
     for output in first.outputs:
-        if output.kind == "HTML":
-            table[output.name] = (dsl.Output[dsl.HTML], output.text, True)
+        if output.kind != "text":
+            table[output.name] = (dsl.Output[getattr(dsl, output.kind)], output.text, True)
     table["manifest_uri"] = (dsl.OutputPath(str), "Where the stage's manifest lies.", True)
     # A parameter, so that KFP's cache keys follow the content of the store.
     table["manifest_sha256"] = (dsl.OutputPath(str), "Hex sha256 of that manifest.", True)
@@ -143,7 +151,8 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
     kinds = {name: kind for name, (kind, _, _) in described(*specs).items()}
     texts = [name for name, kind in kinds.items() if isinstance(kind, dsl.OutputPath)]
     artifacts = [output.name for output in specs[0].outputs if output.kind != "text"]
-    result: Any = namedtuple("Outputs", texts)
+    # Its fields are known at run time alone.
+    result: Any = namedtuple("Outputs", texts)  # type: ignore[misc]
     result.__annotations__ = dict.fromkeys(texts, str)
 
     def work(given: Mapping[str, Any]) -> Published:
@@ -161,11 +170,20 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
         for name in artifacts:
             with open(given[name].path, "wb") as file:
                 file.write(published.files[name])
+            given[name].metadata.update(_origin(published.manifest, published.files[name]))
         own = {"manifest_uri": published.uri, "manifest_sha256": published.sha256}
         return result(**{**published.outputs, **own})
 
     _sign(run, {name: kind for name, kind in kinds.items() if name not in texts}, result)
     return run
+
+
+def _origin(manifest: StageManifest, data: bytes) -> dict[str, str]:
+    """Where the store has an artifact's content too: nothing of what the stage did not publish."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return next(
+        ({"s3_uri": ref.uri, "sha256": sha256} for ref in manifest.objects.values() if ref.sha256 == sha256), {}
+    )
 
 
 def _chosen(specs: tuple[StageSpec, ...], role: str) -> StageSpec:

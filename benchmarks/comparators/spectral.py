@@ -20,12 +20,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.case import Case, Outcome
-from components.common.learning.scoring import predict
+from components.common.learning.scoring import penultimate_features
 
-__all__ = ["SETTINGS", "defend", "penultimate_features", "spectral_scores"]
+__all__ = ["SETTINGS", "defend", "spectral_scores"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +37,6 @@ class Settings:
 
 
 SETTINGS = Settings()
-
-
-def penultimate_features(model: nn.Module, images: Tensor) -> Tensor:
-    """Inputs of the model's last linear layer, float32 [n, f] on the CPU.
-
-    Args:
-        model: From float images in [0, 1] to logits.
-        images: uint8 [n, c, h, w].
-    """
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    seen: list[Tensor] = []
-    handle = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float().cpu()))
-    try:
-        predict(model, images)
-    finally:
-        handle.remove()
-    return torch.cat(seen)
 
 
 def spectral_scores(features: Tensor, labels: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from components.common.retraining.records import Search, Terms
 __all__ = ["described", "terms_of"]
 
 
-def terms_of(config: ClaimConfig, run_id: str) -> Terms:
+def terms_of(config: ClaimConfig, run_id: str, plan: str = "") -> Terms:
     """The terms on which a run claims.
 
     Raises:
@@ -32,6 +32,7 @@ def terms_of(config: ClaimConfig, run_id: str) -> Terms:
         attempts=config.attempts,
         since=since,
         until=until,
+        plan=plan,
     )
 
 

@@ -29,5 +29,7 @@ class ClaimConfig(Config):
     """Seconds without a sign of life of a training after which its drop may be claimed by another run."""
     attempts: Annotated[int, Field(ge=1, le=1_000)] = 3
     """Trainings of one drop that may die before it is left alone."""
+    plan: str = ""
+    """Digest of what is done with a drop: a takeover of the same plan resumes from the dead run's data; or empty."""
     reader: Annotated[str, known_name("components.common.intake")] = "drop"
     """How the drop's files are read: the dataset's name becomes ``<reader>:<uri>``."""

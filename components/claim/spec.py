@@ -15,6 +15,11 @@ SPECS = (
         outputs=(
             Output(name="outcome", text="``claimed`` or ``nothing new``."),
             Output(name="dataset", text="The claimed drop as ingest's dataset; empty when there is nothing new."),
+            Output(
+                name="data_run_id",
+                text="Identifier of the run below which all that follows keeps its data: its own, or that of a dead "
+                "run from whose data it resumes.",
+            ),
         ),
         image="split",
     ),

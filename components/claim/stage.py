@@ -13,7 +13,7 @@ from components.common.contracts.errors import ContractError, DataError
 from components.common.contracts.names import checked_run_id
 from components.common.retraining.claims import claim_next, require_held
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
-from components.common.runs.artifacts import StageManifest, stage_key
+from components.common.runs.artifacts import StageManifest, digest_of, stage_key
 from components.common.runs.lifecycle import Published, code_version
 from components.common.runs.publish import find_manifest, publish
 from components.common.storage.addresses import join
@@ -38,7 +38,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
     checked_run_id(run_id)
     store = Store(store_root)
     uri = join(store_root, "runs", run_id, "claim")
-    terms = terms_of(config, run_id)
+    # With other code the stages would refuse what is there.
+    terms = terms_of(config, run_id, digest_of([config.plan, code_version("claim")]) if config.plan else "")
     key = stage_key("claim", config.model_dump(), {}, "")
     found = find_manifest(store, uri)
     if found is not None:
@@ -69,7 +70,7 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         parents={},
         code_version=code_version("claim"),
         objects={},
-        facts=_facts(config, search),
+        facts=_facts(config, search, run_id),
         metrics={
             "claimed": float(search.claim is not None),
             "drops_refused": float(len(search.refused)),
@@ -83,15 +84,17 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
 
 def _handed_on(uri: str, sha256: str, manifest: StageManifest) -> Published:
     facts = manifest.facts
-    return Published(uri, sha256, manifest, outputs={"outcome": facts["outcome"], "dataset": facts["dataset"]})
+    outputs = {"outcome": facts["outcome"], "dataset": facts["dataset"], "data_run_id": facts["run_id"]}
+    return Published(uri, sha256, manifest, outputs=outputs)
 
 
-def _facts(config: ClaimConfig, search: Search) -> dict[str, Any]:
+def _facts(config: ClaimConfig, search: Search, run_id: str) -> dict[str, Any]:
     claim = search.claim
     return {
         "outcome": CLAIMED if claim else NOTHING_NEW,
         "dataset": f"{config.reader}:{claim.drop_uri}/" if claim else "",
         "drop_uri": claim.drop_uri if claim else "",
+        "run_id": claim.data_run_id if claim else run_id,
         "claim": asdict(claim) if claim else {},
         "refused": search.refused[:20],
     }

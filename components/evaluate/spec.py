@@ -12,7 +12,15 @@ SPECS = (
         config=EvaluateConfig,
         summary="Measures ACC and ASR on the holdout and the split against the truth, and writes the report.",
         parents=("ingest", "truth", "warmup", "split", "unlearn", "finetune", "control"),
-        outputs=(Output(name="report", text="The report as one self-contained page.", kind="HTML"),),
+        after="finetune",
+        outputs=(
+            Output(name="report", text="The report as one self-contained page.", kind="HTML"),
+            Output(
+                name="model",
+                text="The clean model, ready to be used: model.pt2 or, without it, the weights.",
+                kind="Model",
+            ),
+        ),
         resources="measuring",
     ),
 )

@@ -11,23 +11,57 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from components.common.tables.tables import CLEANED_INDEX, SUSPECTS
+from components.common.tables.tables import CLEANED_INDEX, FLAGGED, SUSPECTS
 
-__all__ = ["by_suspicion", "cleaned_table", "suspects_table", "to_csv"]
+__all__ = ["by_suspicion", "cleaned_table", "judged_table", "suspects_table", "to_csv"]
 
 # What makes Excel, LibreOffice and Google Sheets take a cell for a formula.
 _FORMULA = r"^[=+\-@\t\r\n|]"
 
 
-def by_suspicion(split: pa.Table) -> npt.NDArray[np.int64]:
-    """Rows of the split table that are not called clean, the most suspect first, equals in the order of the rows."""
-    flagged = np.flatnonzero(pc.not_equal(split["assignment"], "clean").to_numpy())
-    order: npt.NDArray[np.int64] = flagged[np.argsort(-split["suspicion"].to_numpy()[flagged], kind="stable")]
+_NEIGHBOURS = "neighbours"
+"""The reason of a holdout row: most of the training rows next to it, of the same label, are suspects."""
+
+
+def judged_table(
+    split: pa.Table, share: npt.NDArray[np.float32], suspect: npt.NDArray[np.bool_], ids: pa.ChunkedArray
+) -> pa.Table:
+    """The verdict on every row of a run: those of the split, then those of the holdout.
+
+    Args:
+        split: The split table.
+        share: float32 [m], suspicion of the holdout rows, in [0, 1].
+        suspect: bool [m], which of them are suspects.
+        ids: int64, sample ids of all rows.
+
+    Returns:
+        Columns ``sample_id``, ``assignment``, ``suspicion`` and ``reasons``, as those of the split table.
+    """
+    assignment = pa.array(np.where(suspect, "suspect", "clean").tolist(), pa.string())
+    reasons = pa.array([[_NEIGHBOURS] if one else [] for one in suspect.tolist()], pa.list_(pa.string()))
+    return pa.table(
+        {
+            "sample_id": ids,
+            "assignment": pa.chunked_array([*split["assignment"].chunks, assignment]),
+            "suspicion": pa.chunked_array([*split["suspicion"].chunks, pa.array(share, pa.float32())]),
+            "reasons": pa.chunked_array([*split["reasons"].chunks, reasons]),
+        }
+    )
+
+
+def by_suspicion(judged: pa.Table) -> npt.NDArray[np.int64]:
+    """Rows that are suspect or poisoned, the most suspect first, equals in the order of the rows.
+
+    Args:
+        judged: As from ``judged_table``, or a split table.
+    """
+    flagged = np.flatnonzero(pc.is_in(judged["assignment"], pa.array(FLAGGED)).to_numpy())
+    order: npt.NDArray[np.int64] = flagged[np.argsort(-judged["suspicion"].to_numpy()[flagged], kind="stable")]
     return order
 
 
 def suspects_table(
-    split: pa.Table,
+    judged: pa.Table,
     index: pa.Table,
     rows: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
@@ -37,15 +71,15 @@ def suspects_table(
     """The table of suspects, ``contracts.tables.SUSPECTS``.
 
     Args:
-        split: The split table.
-        index: The sample index, whose first rows are those of the split table.
+        judged: As from ``judged_table``.
+        index: The sample index, of the same rows.
         rows: The suspects, as ``by_suspicion`` gives them.
         predicted: int64 [len(rows)], class that the clean model takes each for.
         class_names: Name of class k at position k.
         location: The drop's address, which keys are made relative to; empty without one.
     """
     names = pa.array(class_names, pa.string())
-    chosen, mine = index.take(pa.array(rows)), split.take(pa.array(rows))
+    chosen, mine = index.take(pa.array(rows)), judged.take(pa.array(rows))
     return pa.table(
         {
             "key": _keys(chosen["uri"], location),
@@ -54,6 +88,7 @@ def suspects_table(
             "suspicion": mine["suspicion"],
             "reasons": mine["reasons"],
             "sample_id": mine["sample_id"],
+            "subset": chosen["subset"],
         }
     ).cast(SUSPECTS.schema)
 

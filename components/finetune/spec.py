@@ -12,6 +12,7 @@ SPECS = (
         config=FinetuneConfig,
         summary="Trains the clean model: labels of trusted samples, images of all.",
         parents=("ingest", "unlearn"),
+        after="unlearn",
         inputs={"epochs": "finetune_epochs", "seed": "seed"},
         lineage="Model",
         resources="training",

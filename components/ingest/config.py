@@ -9,10 +9,14 @@ from pydantic import Field, model_validator
 
 from components.common.contracts.config import Config, Rule, Seed, Share, known_name
 
-__all__ = ["ATTACK_SETTINGS", "IngestConfig"]
+__all__ = ["ATTACK_SETTINGS", "CANARY_RATIO", "IngestConfig"]
 
 ATTACK_SETTINGS = ("attack", "poison_rate", "cover_rate", "target_label", "attack_options", "attack_drop")
 """The settings that inject an attack, which a training on somebody's own data does not have."""
+
+CANARY_RATIO = 0.02
+"""Share of the training samples that carry a planted trigger when a drop is audited or retrained on, unless the user
+says otherwise: without one nobody knows whether the defence sees anything on these data."""
 
 _Limit = Annotated[int, Field(ge=0, le=10**9)]
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from components.common.attacks import canary
 from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
 from components.common.intake.drop import PREFIX, Drop, DropOptions, read_drop
+from components.common.intake.store_folder import StoreFiles, folders
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.ingest.algorithm import (
@@ -28,7 +29,6 @@ from components.ingest.algorithm import (
 )
 from components.ingest.config import IngestConfig
 from components.ingest.learnable import check_labels_left, check_learnable
-from components.ingest.sources import StoreFiles, folders
 from components.ingest.spec import SPECS
 
 __all__ = ["IngestResult", "run_stage"]
@@ -150,7 +150,7 @@ def _plant(drop: Drop, path: Path, config: IngestConfig) -> tuple[Drop, dict[str
 
 def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, injected: Injected) -> Published:
     uris, digests = list(dataset.uris), list(dataset.digests)
-    if config.attack != "none" or not _is_encoded(config.dataset):
+    if config.attack != "none" or not _stays_in_place(config.dataset):
         _add_images(run, dataset, injected, uris, digests)
     rows = len(dataset.images)
     index = pa.table(
@@ -184,8 +184,9 @@ def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, inject
     )
 
 
-def _is_encoded(dataset: str) -> bool:
-    return dataset.startswith("parquet:")
+def _stays_in_place(dataset: str) -> bool:
+    """Whether a dataset's files stay where they are, and its rows' addresses lead to them."""
+    return dataset.startswith(("parquet:", "npz:"))
 
 
 def _add_images(run: StageRun, dataset: LoadedDataset, injected: Injected, uris: list[str], digests: list[str]) -> None:

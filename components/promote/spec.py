@@ -15,6 +15,7 @@ SPECS = (
         inputs={"name": "name"},
         lineage="Model",
         outputs=(Output(name="outcome", text="``promoted`` or ``kept champion``."),),
-        image="split",
+        image="evaluate",
+        resources="measuring",
     ),
 )

@@ -10,6 +10,7 @@ from components.common.contracts.errors import ContractError
 from components.common.contracts.names import checked_run_id
 from components.common.retraining.champions import champion_of, history, move
 from components.common.retraining.claims import complete, require_held
+from components.common.retraining.pinned import pin
 from components.common.retraining.records import KEPT_CHAMPION, PROMOTED, Champion, Claim, Gate
 from components.common.runs.artifacts import StageManifest, stage_key
 from components.common.runs.lifecycle import Published, code_version
@@ -18,9 +19,9 @@ from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from components.promote.algorithm import gates
 from components.promote.config import PromoteConfig
-from components.promote.evidence import read_evidence
+from components.promote.evidence import Candidate, read_candidate, read_evidence
 
-__all__ = ["consider", "run_stage"]
+__all__ = ["consider", "evaluate_gates", "run_stage"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,9 @@ def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapp
     name = config.name
     store = Store(store_root)
     uri = join(store_root, "runs", run_id, "promote")
-    candidate, evidence, evaluation_sha256 = read_evidence(store, name, run_id)
-    digests = {"evaluate": evaluation_sha256} | {n: sha256 for n, (u, sha256) in parents.items() if u}
+    found_run = read_candidate(store, name, run_id)
+    candidate = replace(found_run.record, by=f"run {run_id}")
+    digests = {"evaluate": found_run.evaluation_sha256} | {n: sha256 for n, (u, sha256) in parents.items() if u}
     settings = config.model_dump()
     # Not the code: what was decided stays decided, and a new version must not decide it again.
     key = stage_key("promote", settings, digests, "")
@@ -66,13 +68,13 @@ def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapp
         candidate = replace(candidate, drop_uri=claim.drop_uri)
         require_held(store, name, claim)
     present = champion_of(store, name)
-    asked = gates(evidence, present[0] if present else None, config)
     standing: Champion | None
     earlier = [entry for entry in history(store, name) if entry.run_id == run_id]
     if earlier:
         # The pointer was moved by an attempt that died before it could say so.
         outcome, standing, asked = PROMOTED, earlier[0], [Gate(**gate) for gate in earlier[0].gates]
     else:
+        asked = evaluate_gates(store, found_run, present[0] if present else None, config)
         outcome, standing = consider(store, candidate, asked, present)
     if claim is not None:
         complete(store, name, claim, outcome)
@@ -97,6 +99,23 @@ def run_stage(config: PromoteConfig, store_root: str, run_id: str, parents: Mapp
         },
     )
     return Published(*publish(store, uri, manifest, {}), outputs={"outcome": outcome})
+
+
+def evaluate_gates(store: Store, candidate: Candidate, champion: Champion | None, config: PromoteConfig) -> list[Gate]:
+    """Every gate for a candidate; pins an evaluation set to the name first where the settings name one.
+
+    Args:
+        store: The store.
+        candidate: The candidate.
+        champion: The model to beat, or None for the first one.
+        config: The limits.
+
+    Raises:
+        UntaintError: As ``read_evidence`` and ``pin``.
+    """
+    if config.holdout:
+        pin(store, candidate.record.name, config.holdout, int(candidate.ingest.facts["image_shape"][1]))
+    return gates(read_evidence(store, candidate, champion), config)
 
 
 def consider(

@@ -12,6 +12,7 @@ SPECS = (
         config=SplitConfig,
         summary="Scores every training sample by several signals and proposes which look poisoned.",
         parents=("ingest", "warmup"),
+        after="warmup",
         inputs={"seed": "seed"},
     ),
 )

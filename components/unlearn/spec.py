@@ -12,6 +12,7 @@ SPECS = (
         config=UnlearnConfig,
         summary="Forgets on trial what may carry a trigger, refines the split by what moved, and removes the backdoor.",
         parents=("ingest", "warmup", "split"),
+        after="split",
         inputs={"seed": "seed"},
         lineage="Model",
         resources="training",

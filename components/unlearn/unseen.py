@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from components.common.learning.augment import weak
 from components.common.learning.config import TrainRecipe
 from components.common.learning.loop import EpochOrder, Trainer
-from components.common.learning.scoring import predict
+from components.common.learning.scoring import penultimate_features
 from components.common.learning.seeding import derive_seed, stream
 from components.common.learning.watch import Watch
 from components.unlearn.config import UnlearnConfig
@@ -101,21 +101,11 @@ def _fresh(model: nn.Module, seed: int) -> nn.Module:
     return fresh.requires_grad_(requires_grad=True)
 
 
-@torch.no_grad()
 def _features(model: nn.Module, images: Tensor, mirror: bool) -> Tensor:
-    """What the last linear layer sees, of unit length; with ``mirror``, summed with the mirrored image's."""
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    seen: list[Tensor] = []
-    hook = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    try:
-        predict(model, images)
-        features = torch.cat(seen)
-        if mirror:
-            seen.clear()
-            predict(model, images.flip(-1))
-            features = features + torch.cat(seen)
-    finally:
-        hook.remove()
+    """Penultimate features of unit length; with ``mirror``, summed with those of the mirrored image."""
+    features = penultimate_features(model, images)
+    if mirror:
+        features = features + penultimate_features(model, images.flip(-1))
     return F.normalize(features, dim=1)
 
 

@@ -13,6 +13,7 @@ SPECS = (
         summary="Trains on everything for a few epochs and records how each sample is learned.\n\n"
         "In role ``control`` it trains the undefended model instead.",
         parents=("ingest",),
+        after="ingest",
         inputs={"model": "model", "epochs": "warmup_epochs", "seed": "seed"},
         lineage="Model",
         resources="training",
@@ -21,6 +22,7 @@ SPECS = (
         config=ControlConfig,
         summary="Trains the undefended model, for comparison.",
         parents=("ingest",),
+        after="ingest",
         inputs={"model": "model", "epochs": "control_epochs", "seed": "seed"},
         lineage="Model",
         resources="training",

@@ -21,7 +21,7 @@ from k8s.checks import manifests
 from pipelines.dag.profiles import load_profile
 
 ROOT = Path(__file__).parents[1]
-OVERLAYS = {"kind": "cpu", "gpu": "gpu", "eks-irsa": "eks-irsa"}
+OVERLAYS = {"kind": "cpu", "standalone": "gpu", "profile": "gpu", "eks-irsa": "eks-irsa"}
 """Each overlay to the profile that runs on it."""
 VERSIONS = ("1.33", "1.36")
 # 2: a stage is a batch job, and whether it is healthy is told by its end, so an image without HEALTHCHECK is meant.

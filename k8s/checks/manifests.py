@@ -35,15 +35,18 @@ __all__ = [
 Document = dict[str, Any]
 
 _LABELS = tuple(f"app.kubernetes.io/{name}" for name in ("name", "part-of", "component", "managed-by"))
-# What Kubeflow Pipelines brings itself, in its own namespace.
-_OF_PIPELINES = {("Namespace", "kubeflow"), ("Secret", "mlpipeline-minio-artifact")}
+# What Kubeflow Pipelines brings itself, in its own namespace and in those of its profiles.
+_OF_PIPELINES = {("Secret", "mlpipeline-minio-artifact"), ("ConfigMap", "kfp-launcher")}
 # For `kind`, run-local makes the store's secret; for an overlay of somebody's own, a secret manager may.
-_BRING_THEIR_SECRET = ("gpu", "eks-irsa")
+_BRING_THEIR_SECRET = ("profile", "standalone", "eks-irsa")
+# By the first Kubeflow gives a namespace what runs need, by the second its object store admits it.
+_PROFILE_LABELS = {"pipelines.kubeflow.org/enabled": "true", "app.kubernetes.io/part-of": "kubeflow-profile"}
 # The ways out that a run needs, each as peer and port; docs/kubernetes.md says what for.
 _WAYS = {
     *(("pods k8s-app=kube-dns of kube-system", protocol, 53) for protocol in ("UDP", "TCP")),
     *(("pods app=ml-pipeline of kubeflow", "TCP", port) for port in (8887, 8888)),
     ("pods component=metadata-grpc-server of kubeflow", "TCP", 8080),
+    ("pods app=seaweedfs of kubeflow", "TCP", 8333),
     # Beside an S3 outside of the cluster, the API server of Kubernetes.
     *(("addresses", "TCP", port) for port in (443, 6443)),
 }
@@ -121,15 +124,22 @@ def secrets(documents: Iterable[Document]) -> list[str]:
 
 
 def references(documents: Sequence[Document], overlay: str, profile: Profile) -> list[str]:
-    """Names that nothing defines: in role bindings, in the launcher's configuration, in roles and in the profile."""
-    known = {(document["kind"], document["metadata"]["name"]) for document in documents}
+    """Names that nothing defines, in role bindings, in roles and in the profile, and what is not ours to define."""
+    known = {(document["kind"], document["metadata"]["name"]) for document in documents} | _OF_PIPELINES
     spaces = {document["metadata"].get("namespace") for document in documents} - {None}
-    known |= _OF_PIPELINES if "kubeflow" in spaces else set()
     if profile.s3.secret and overlay not in _BRING_THEIR_SECRET:
         known.add(("Secret", profile.s3.secret))
-    found = [f"namespace {space} is not defined" for space in spaces if ("Namespace", space) not in known]
-    if len(spaces) > 1:
-        found.append(f"objects in several namespaces: {sorted(spaces)}")
+    found = [f"objects in several namespaces: {sorted(spaces)}"] if len(spaces) != 1 else []
+    for document in documents:
+        if document["kind"] == "Namespace":
+            present = document["metadata"].get("labels", {})
+            found += [
+                f"{_name(document)}: no label {key}={value}, without which no pod of a run starts in it"
+                for key, value in _PROFILE_LABELS.items()
+                if present.get(key) != value
+            ]
+        if (document["kind"], document["metadata"]["name"]) == ("ConfigMap", "kfp-launcher"):
+            found.append(f"{_name(document)}: it is Kubeflow's, and moves the artifacts of all pipelines")
     for kind, name, user in _uses(documents, profile):
         if (kind, name) not in known:
             found.append(f"{user}: {kind} {name} is not defined")
@@ -160,11 +170,6 @@ def _used_by(document: Document) -> Iterator[tuple[str, str]]:
         for resource, kind in (("secrets", "Secret"), ("configmaps", "ConfigMap")):
             if resource in rule["resources"]:
                 yield from ((kind, name) for name in rule.get("resourceNames", []))
-    if document["metadata"]["name"] == "kfp-launcher":
-        for provider in yaml.safe_load(document["data"]["providers"]).values():
-            credentials = provider["default"]["credentials"]
-            if not credentials["fromEnv"]:
-                yield "Secret", credentials["secretRef"]["secretName"]
 
 
 def network(documents: Iterable[Document], profile: Profile) -> list[str]:
@@ -207,7 +212,8 @@ def ways(documents: Sequence[Document]) -> list[str]:
     found = []
     if inside := re.fullmatch(r"[^.]+\.([^.]+)\.svc(\..*)?", store.hostname or ""):
         # Which pods stand behind the service, and at which port, is not to be seen from here.
-        to_store = {way for way in extra if way[0].endswith(f" of {inside[1]}")}
+        of_pipelines = {way for way in free if way[0].startswith("pods app=seaweedfs ")}
+        to_store = {way for way in extra | of_pipelines if way[0].endswith(f" of {inside[1]}")}
         if not to_store:
             found.append(f"no policy lets the stages reach the store's pods in namespace {inside[1]}")
         extra -= to_store

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from components.common.contracts.errors import ConfigError
-from components.ingest.config import ATTACK_SETTINGS, IngestConfig
+from components.ingest.config import ATTACK_SETTINGS, CANARY_RATIO, IngestConfig
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import (
     control_option,
     parameter_options,
@@ -29,19 +30,28 @@ from pipelines.local.screen import Screen
 if TYPE_CHECKING:
     from components.common.datasets.base import Folder
 
-__all__ = ["ingest_command", "suspects_group"]
+__all__ = ["address_of", "ingest_command", "suspects_group"]
 
 # What can be said of somebody's own data: no attack is injected, and the rest are parameters of every training.
 _READING = [
     name
     for name in IngestConfig.model_fields
-    if name not in ("dataset", *ATTACK_SETTINGS) and f"ingest.{name}" not in {one.setting for one in TRAINING}
+    if name not in ("dataset", "canary_ratio", *ATTACK_SETTINGS)
+    and f"ingest.{name}" not in {one.setting for one in TRAINING}
 ]
 
 
 @click.command("ingest")
 @click.option("--drop", required=True, metavar="FOLDER|s3://…", help="The folder or prefix of your images.")
-@setting_options("ingest", _READING, canary_ratio="--canary")
+@setting_options("ingest", _READING)
+@click.option(
+    "--canary",
+    "ingest__of__canary_ratio",
+    default=str(CANARY_RATIO),
+    show_default=True,
+    metavar="NUMBER",
+    help=IngestConfig.meaning("canary_ratio").partition(" The split")[0],
+)
 @parameter_options(TRAINING)
 @control_option(default=False)
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
@@ -73,11 +83,11 @@ def ingest_command(
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from pipelines.local.run import Plan, load_plan, new_run_id, run
 
-    drop = _address(drop)
+    drop = address_of(drop)
     parameters = {**default_parameters(), "dataset": f"drop:{drop}", "attack": "none"}
     parameters = apply_settings(parameters, settings_of(given, settings))
     own = parameters["ingest_settings"]
-    own |= {"holdout": _address(own["holdout"])} if "holdout" in own else {}
+    own |= {"holdout": address_of(own["holdout"])} if "holdout" in own else {}
     config = stage_configs(parameters)["ingest"]
     write = Screen(sys.stdout)
     if only_check:
@@ -93,12 +103,11 @@ def ingest_command(
     code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
     if code == 0:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        if config.canary_ratio:
-            write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
+        write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
     ctx.exit(code)
 
 
-def _address(text: str) -> str:
+def address_of(text: str) -> str:
     """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is.
 
     Raises:
@@ -127,9 +136,9 @@ def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
     from components.common.contracts.errors import DataError
     from components.common.datasets.base import LocalFolder
     from components.common.intake.drop import DropOptions, survey_drop
+    from components.common.intake.store_folder import folders
     from components.common.storage.store import Store
     from components.common.tables.tables import REJECT_REASONS
-    from components.ingest.sources import folders
     from pipelines.local.run import opened_store
 
     options = DropOptions(
@@ -179,8 +188,9 @@ def suspects_group() -> None:
 @click.argument("run", metavar="RUN_ID|s3://…/runs/RUN_ID")
 @click.option("--top", default=20, show_default=True, type=click.IntRange(1, 1000), help="How many to list.")
 @click.option("--sheet", default="", type=click.Path(dir_okay=False), help="The PNG. [default: beside the report]")
+@json_option()
 @store_option()
-def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
+def suspects_show_command(run: str, top: int, sheet: str, as_json: bool, store: str) -> None:
     """List the most suspect samples and write a contact sheet of them.
 
     \b
@@ -189,18 +199,20 @@ def suspects_show_command(run: str, top: int, sheet: str, store: str) -> None:
       untaint suspects show s3://bucket/untaint/runs/20260131-120000-1f2e --top 64 --sheet suspects.png
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.storage.store import Store
-    from pipelines.local.run import load_plan, opened_store
-    from pipelines.views.suspects import contact_sheet, read_images, read_suspects, run_of, suspect_lines
+    from pipelines.local.run import opened_store
+    from pipelines.local.runs import located
+    from pipelines.views.suspects import contact_sheet, read_images, read_suspects, suspect_lines
 
-    run_id = run
-    if run.startswith("s3://"):
-        store, run_id = run_of(run)
-    elif not store and (plan := load_plan(home(), run)) is not None:
-        store = plan.store
+    store, run_id = located(run, store, home())
     with opened_store(store, home()) as (root, _):
         reached = Store(root)
         rows, manifest = read_suspects(reached, run_id)
         shown = rows[:top]
+        if as_json:
+            show_json(
+                {"run_id": run_id, "verdict": manifest.facts.get("verdict"), "in_all": len(rows), "suspects": shown}
+            )
+            return
         click.echo(f"run {run_id}: {len(rows)} suspects, {manifest.facts.get('verdict', '')}")
         if not rows:
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import settings_of
 from pipelines.cli.run import run_command, start_run
 from pipelines.images.build import STAGES, BuildOptions, build_images, content_tag, sizes
@@ -85,18 +86,31 @@ def tag_command(**given: str) -> None:
 @_TAG
 @_content
 @click.option("--compressed", is_flag=True, help="Also what they weigh in a registry; takes a minute or two.")
-def list_command(registry: str, tag: str, compressed: bool, **given: str) -> None:
+@json_option()
+def list_command(registry: str, tag: str, compressed: bool, as_json: bool, **given: str) -> None:
     """Print the images of this tag with their sizes."""
-    _show(registry, tag or content_tag(BuildOptions(**given)), STAGES, compressed)
+    _show(registry, tag or content_tag(BuildOptions(**given)), STAGES, compressed, as_json)
 
 
-def _show(registry: str, tag: str, stages: tuple[str, ...], compressed: bool = False) -> None:
+def _show(registry: str, tag: str, stages: tuple[str, ...], compressed: bool = False, as_json: bool = False) -> None:
     from pipelines.dag.training import image_of
     from pipelines.images.sizes import compressed_sizes
     from pipelines.views.summary import table
 
     unpacked = sizes(registry, tag, stages)
     packed, together = compressed_sizes(registry, tag, stages) if compressed else ({}, 0)
+    if as_json:
+        images = [
+            {
+                "image": image_of(size.stage, registry, tag),
+                "bytes": size.total_bytes,
+                "compressed_bytes": packed.get(size.stage),
+                "code_bytes": size.code_bytes,
+            }
+            for size in unpacked
+        ]
+        show_json({"images": images, "compressed_bytes_of_all": together if compressed else None})
+        return
     rows = [
         (
             image_of(size.stage, registry, tag),

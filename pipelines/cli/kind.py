@@ -84,9 +84,7 @@ def run_local_command(
         ctx.exit(_INTERRUPTED)
     if state != "SUCCEEDED":
         write(f"To go on after mending it: untaint run-local --run-id {run_id}")
-    write(
-        f"UI: kubectl --context kind-{cluster.CLUSTER} -n {cluster.NAMESPACE} port-forward svc/ml-pipeline-ui 8080:80"
-    )
+    write(f"UI: kubectl --context {cluster.CONTEXT} -n {cluster.NAMESPACE} port-forward svc/ml-pipeline-ui 8080:80")
     write("    and then http://127.0.0.1:8080. To remove everything: make run-local-down")
     ctx.exit(0 if state == "SUCCEEDED" else _NOT_SUCCEEDED)
 
@@ -103,7 +101,7 @@ def _submit_and_follow(
     with cluster.forwarded("ml-pipeline", 8888) as port, tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "training.yaml"
         compile_pipeline(package, _REGISTRY, tag, granted, control=control)
-        server = connect(f"http://127.0.0.1:{port}")
+        server = connect(f"http://127.0.0.1:{port}", context=cluster.CONTEXT)
         pipeline, version, _ = upload(server, package, PIPELINE_NAME)
         run = start(
             server,

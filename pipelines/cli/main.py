@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib
 import os
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from components.common.contracts.errors import ConfigError, UntaintError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.local.home import home
 
 __all__ = ["Told", "cli", "main"]
@@ -28,13 +30,15 @@ _COMMANDS = {
     "ingest": "pipelines.cli.data:ingest_command",
     "suspects": "pipelines.cli.data:suspects_group",
     "submit": "pipelines.cli.submit:submit_command",
-    "runs": "pipelines.cli.submit:runs_group",
+    "runs": "pipelines.cli.runs:runs_group",
     "run-local": "pipelines.cli.kind:run_local_command",
     "run-local-down": "pipelines.cli.kind:run_local_down_command",
     "schedule": "pipelines.cli.schedule:schedule_group",
     "backfill": "pipelines.cli.schedule:backfill_command",
     "deliver": "pipelines.cli.schedule:deliver_command",
     "models": "pipelines.cli.models:models_group",
+    "export": "pipelines.cli.export:export_command",
+    "predict": "pipelines.cli.predict:predict_command",
 }
 
 
@@ -89,7 +93,30 @@ class _Commands(click.Group):
             ctx.exit(_DEFECT_EXIT)
 
 
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("untaint")
+    except PackageNotFoundError:
+        raise ConfigError(
+            "the package untaint",
+            expected="it installed",
+            found="only its source on the import path",
+            hint="Run `make setup`, or `pip install -e . --no-deps`.",
+        ) from None
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        click.echo(_version())
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Print the version."
+)
 def cli() -> None:
     """Train a clean image classifier from a dataset that may be poisoned.
 
@@ -105,23 +132,14 @@ def cli() -> None:
 
 @cli.command("version")
 def version_command() -> None:
-    """Print the version."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        click.echo(version("untaint"))
-    except PackageNotFoundError:
-        raise ConfigError(
-            "the package untaint",
-            expected="it installed",
-            found="only its source on the import path",
-            hint="Run `make setup`, or `pip install -e . --no-deps`.",
-        ) from None
+    """Print the version; `untaint --version` does the same."""
+    click.echo(_version())
 
 
 @cli.command("list")
 @click.argument("kind", type=click.Choice(["attacks", "datasets", "models"]))
-def list_command(kind: str) -> None:
+@json_option()
+def list_command(kind: str, as_json: bool) -> None:
     """List the ATTACKS, DATASETS or MODELS that can be named.
 
     \b
@@ -136,10 +154,28 @@ def list_command(kind: str) -> None:
         "models": ("components.common.models.base", "MODELS"),
     }[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
+    said = {
+        name: " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split()).partition(". ")[0]
+        for name in registry
+    }
+    if as_json:
+        show_json(
+            [
+                {
+                    "name": name,
+                    "about": said[name].rstrip("."),
+                    "options": {
+                        key: {"default": one.default, "low": one.low, "high": one.high, "meaning": one.meaning}
+                        for key, one in getattr(registry[name], "options", {}).items()
+                    },
+                }
+                for name in registry
+            ]
+        )
+        return
     width = max(len(name) for name in registry)
     for name in registry:
-        paragraph = " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split())
-        click.echo(f"{name:<{width}}  {paragraph.partition('. ')[0].rstrip('.')}".rstrip())
+        click.echo(f"{name:<{width}}  {said[name].rstrip('.')}".rstrip())
         for key, option in getattr(registry[name], "options", {}).items():
             bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
             click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
@@ -147,9 +183,23 @@ def list_command(kind: str) -> None:
         click.echo("Set them as in --set ingest.attack_options=alpha=0.1.")
 
 
-@cli.group("store")
+class _Store(click.Group):
+    """The group of the store, with one command that is imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "gc"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "gc":
+            return super().get_command(ctx, cmd_name)
+        from pipelines.cli.gc import store_gc_command
+
+        return store_gc_command
+
+
+@cli.group("store", cls=_Store)
 def store_group() -> None:
-    """Start an object store on this machine, or try one out."""
+    """Start an object store on this machine, try one out, or free space in it."""
 
 
 @store_group.command("start")
@@ -182,8 +232,9 @@ def store_start_command(bucket: str) -> None:
 
 @store_group.command("probe")
 @click.option("--store", "root", envvar="UNTAINT_STORE", default="s3://untaint", show_default=True, help="Root URI.")
+@json_option()
 @click.pass_context
-def store_probe_command(ctx: click.Context, root: str) -> None:
+def store_probe_command(ctx: click.Context, root: str, as_json: bool) -> None:
     """Try every operation that untaint needs of an S3 store, and say what works.
 
     Without AWS_ENDPOINT_URL this is Amazon S3; the embedded store is reached with the variables of `store start`.
@@ -197,6 +248,9 @@ def store_probe_command(ctx: click.Context, root: str) -> None:
     from components.common.storage.store import Store
 
     report = probe(Store(root))
+    if as_json:
+        show_json({**asdict(report), "ok": report.ok})
+        ctx.exit(0 if report.ok else StorageError.exit_code)
     click.echo(f"{report.root} at {report.endpoint}")
     for check in report.checks:
         click.echo(f"  {'yes' if check.ok else 'NO ':<3}  {check.name:<18} for {check.needed_for}")

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
@@ -77,11 +78,13 @@ def start_run(
 
 @click.command("report")
 @click.argument("run_id")
+@json_option()
 @store_option()
-def report_command(run_id: str, store: str) -> None:
+def report_command(run_id: str, as_json: bool, store: str) -> None:
     """Show the result of the finished run RUN_ID again, and fetch its report."""
     from components.common.storage.store import Store
     from pipelines.local.run import load_plan, opened_store
+    from pipelines.views.model_files import evaluation_of
     from pipelines.views.summary import show
 
     plan = load_plan(home(), run_id)
@@ -93,6 +96,10 @@ def report_command(run_id: str, store: str) -> None:
             hint="Go to the folder where it was started, or name the store with --store.",
         )
     with opened_store(store or (plan.store if plan else ""), home()) as (root, _):
+        if as_json:
+            manifest = evaluation_of(Store(root), run_id)
+            show_json({"run_id": run_id, "facts": manifest.facts, "metrics": manifest.metrics})
+            return
         show(Store(root), run_id, home() / "runs" / run_id, click.echo)
 
 

@@ -11,8 +11,9 @@ import click
 
 from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
-from pipelines.cli.submit import _server_options
+from pipelines.cli.submit import server_options
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.stages import TASKS
 from pipelines.local.home import home
@@ -21,7 +22,7 @@ from pipelines.local.screen import Screen
 __all__ = ["backfill_command", "deliver_command", "schedule_group"]
 
 # What the options --drops and --name say, what the claim finds, and the attack, which no drop gets.
-_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "promote.name"}
+_DECIDED = {*(one.setting for one in INJECTED), "claim.name", "claim.drops", "claim.plan", "promote.name"}
 
 _store = store_option(
     "Root of runs and models, reached with the AWS_* variables; without it, on one machine, the embedded store."
@@ -30,6 +31,12 @@ _name = click.option("--name", default=ClaimConfig().name, show_default=True, he
 _drops = click.option("--drops", required=True, metavar="s3://…", help=ClaimConfig.meaning("drops").replace("``", "`"))
 _control = control_option(default=False)
 _training = parameter_options(TRAINING)
+_holdout = click.option(
+    "--holdout",
+    default="",
+    metavar="s3://…",
+    help="Pin this drop to the model's name as its evaluation set: every model of that name is measured on it too.",
+)
 _settings = settings_option(
     "Any setting of a stage, as in `untaint run`, or of claim and promote: promote.max_acc_loss=0.01."
 )
@@ -54,6 +61,17 @@ def _parameters(settings: Iterable[str], **given: Any) -> dict[str, Any]:
     return {name: changed[name] for name in parameters}
 
 
+def _pinned(parameters: dict[str, Any], holdout: str) -> dict[str, Any]:
+    """The parameters with the evaluation set that is pinned to the model's name."""
+    if not holdout:
+        return parameters
+    from components.common.storage.addresses import parse_uri
+
+    # A stage on a cluster cannot reach a folder of this machine.
+    parse_uri(holdout)
+    return {**parameters, "promote_settings": {**parameters["promote_settings"], "holdout": holdout}}
+
+
 def _order(name: str, drops: str, store: str, control: bool, parameters: dict[str, Any]) -> Any:
     from pipelines.local.retrain import Order, check_order
 
@@ -71,6 +89,7 @@ def schedule_group() -> None:
 @_drops
 @_name
 @_store
+@_holdout
 @click.option("--registry", default="untaint", show_default=True, help="Registry and path of the images.")
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images.")
 @click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
@@ -78,12 +97,13 @@ def schedule_group() -> None:
 @_control
 @_training
 @_settings
-@_server_options
+@server_options
 def schedule_create_command(
     cron: str,
     drops: str,
     name: str,
     store: str,
+    holdout: str,
     registry: str,
     tag: str,
     profile: str,
@@ -96,16 +116,19 @@ def schedule_create_command(
 ) -> None:
     """Make a recurring run, or replace the one of the same name.
 
-    It runs one at a time and makes up for no missed time: the first step of each run looks for the oldest drop that
-    nobody has trained, and the run ends there if there is none.
+    It runs one at a time: the first step of each run looks for the oldest drop that nobody has trained, and the run
+    ends there if there is none. Of the times that were missed, while it was paused or a run was at work, the last one
+    is made up for, and no other. A run at work goes on when its schedule is replaced.
 
     \b
     Example:
       untaint schedule create --cron "0 0 3 * * *" --drops s3://data/drops --store s3://data/untaint --name digits
     """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.runs.artifacts import digest_of
     from components.common.storage.addresses import parse_uri
     from pipelines.cluster.cron import check_cron
-    from pipelines.cluster.schedule import SCHEDULED_TIME, Schedules, compiled
+    from pipelines.cluster.pods import check_artifact_secret
+    from pipelines.cluster.schedule import Schedules, compiled
     from pipelines.cluster.server import connect
     from pipelines.dag.profiles import load_profile
     from pipelines.local.retrain import check_order
@@ -119,31 +142,43 @@ def schedule_create_command(
             hint="Give --store or set UNTAINT_STORE.",
         )
     parse_uri(store)
-    parameters = _parameters(settings_of(given, settings))
+    parameters = _pinned(_parameters(settings_of(given, settings)), holdout)
     check_order(name, drops, parameters)
     parameters |= {
         "store_root": store.rstrip("/"),
-        "run_id": f"{name}-{SCHEDULED_TIME}",
         "name": name,
         "drops": drops.rstrip("/"),
     }
     granted = load_profile(profile)
+    # A pod that waits for a node gives no sign of life: the claim lasts as long as the run may.
+    decided = {key: value for key, value in parameters.items() if key not in ("claim_settings", "promote_settings")}
+    parameters["claim_settings"] = {
+        "lease_seconds": float(granted.active_deadline_seconds),
+        **parameters["claim_settings"],
+        "plan": digest_of([decided, registry, tag, control]),
+    }
     with compiled(registry, tag, granted, control=control) as package:
-        made = Schedules(connect(host, namespace)).create(
+        server = connect(host, namespace)
+        check_artifact_secret(server)
+        made = Schedules(server).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
     click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
 
 
 @schedule_group.command("list")
-@_server_options
-def schedule_list_command(host: str, namespace: str) -> None:
+@json_option()
+@server_options
+def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
     """List the schedules."""
     from pipelines.cluster.schedule import Schedules
     from pipelines.cluster.server import connect
     from pipelines.views.summary import table
 
     found = Schedules(connect(host, namespace)).all()
+    if as_json:
+        show_json([{"name": s.name, "cron": s.cron, "enabled": s.enabled, "drops": s.drops, "id": s.id} for s in found])
+        return
     if not found:
         click.echo("no schedules")
         return
@@ -157,7 +192,7 @@ def _change(verb: str, done: str, text: str) -> None:
 
     @schedule_group.command(verb, help=text)
     @click.argument("name")
-    @_server_options
+    @server_options
     def command(name: str, host: str, namespace: str) -> None:
         from pipelines.cluster.schedule import Schedules
         from pipelines.cluster.server import connect
@@ -167,14 +202,15 @@ def _change(verb: str, done: str, text: str) -> None:
 
 
 _change("pause", "paused", "Pause the schedule NAME.")
-_change("resume", "on; missed times are not made up for", "Let the paused schedule NAME go on.")
-_change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and models stay.")
+_change("resume", "on; the last time that was missed is made up for", "Let the paused schedule NAME go on.")
+_change("delete", "deleted; its runs stay, one at work too", "Delete the schedule NAME; runs and models stay.")
 
 
 @schedule_group.command("run-once")
 @_drops
 @_name
 @_store
+@_holdout
 @_control
 @_training
 @_settings
@@ -182,9 +218,11 @@ _change("delete", "deleted; its runs stay", "Delete the schedule NAME; runs and 
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
+    /,
     drops: str,
     name: str,
     store: str,
+    holdout: str,
     control: bool,
     settings: tuple[str, ...],
     run_id: str,
@@ -201,8 +239,30 @@ def schedule_run_once_command(
     from pipelines.local.retrain import retrain_once
     from pipelines.local.run import new_run_id
 
-    order = _order(name, drops, store, control, _parameters(settings_of(given, settings)))
+    order = _order(name, drops, store, control, _pinned(_parameters(settings_of(given, settings)), holdout))
     ctx.exit(retrain_once(order, run_id or new_run_id(), home(), Screen(sys.stdout)).code)
+
+
+@schedule_group.command("retry")
+@click.argument("drop", metavar="s3://…")
+@_name
+@_store
+def schedule_retry_command(drop: str, name: str, store: str) -> None:
+    """Let the drop s3://… be trained once more whose model was not promoted, or whose trainings died.
+
+    \b
+    Example:
+      untaint schedule retry s3://untaint/drops/2026-11-20 --name digits
+    """  # noqa: D301 - click reads the backspace as "do not wrap"
+    from components.common.retraining.claims import reopen
+    from components.common.storage.store import Store
+    from pipelines.local.run import opened_store
+
+    ClaimConfig(name=name)
+    with opened_store(store, home()) as (root, _):
+        before = reopen(Store(root), name, drop)
+    click.echo(f"{before.drop_uri}: free again, last trained by run {before.holder} ({before.outcome or 'unfinished'})")
+    click.echo("The next run of the schedule trains it, or `untaint schedule run-once` does at once.")
 
 
 @click.command("backfill")
@@ -211,17 +271,20 @@ def schedule_run_once_command(
 @_drops
 @_name
 @_store
+@_holdout
 @_control
 @_training
 @_settings
 @click.pass_context
 def backfill_command(
     ctx: click.Context,
+    /,
     first: str,
     last: str,
     drops: str,
     name: str,
     store: str,
+    holdout: str,
     control: bool,
     settings: tuple[str, ...],
     **given: Any,
@@ -239,7 +302,8 @@ def backfill_command(
     from pipelines.local.retrain import backfill
 
     terms_of(ClaimConfig(name=name, since=first, until=last), "backfill")
-    order = _order(name, drops, store, control, _parameters(settings_of(given, settings), since=first, until=last))
+    parameters = _pinned(_parameters(settings_of(given, settings), since=first, until=last), holdout)
+    order = _order(name, drops, store, control, parameters)
     ended = backfill(order, home(), Screen(sys.stdout))
     for one in ended:
         click.echo(f"{one.run_id}: {one.outcome}")

@@ -15,18 +15,21 @@ from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import parse_uri
+from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 
-__all__ = ["parameters_of", "run_options", "runs_group", "submit_command"]
+__all__ = ["EXPERIMENT", "parameters_of", "run_options", "runs_group", "server_options", "submit_command"]
 
-_EXPERIMENT = "untaint"
+EXPERIMENT = "untaint"
+"""Experiment of the runs, unless another is named."""
 _NOT_SUCCEEDED = 1
 _INTERRUPTED = 130
 
 
-def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that say which Kubeflow Pipelines server is meant."""
     for option in (
         click.option(
             "--namespace",
@@ -79,13 +82,13 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
 @click.option("--tag", default="dev", show_default=True, help="Tag of the images.")
 @click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
 @store_option("Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.")
-@click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
+@click.option("--experiment", default=EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
 @click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
 @click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
 @run_options
-@_server_options
+@server_options
 @click.pass_context
 def submit_command(
     ctx: click.Context,
@@ -115,6 +118,7 @@ def submit_command(
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.names import checked_run_id
+    from pipelines.cluster.pods import check_artifact_secret
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
@@ -141,6 +145,7 @@ def submit_command(
             compile_pipeline(path, registry, tag, granted, control=control)
         names = task_names(path)
         server = connect(host, namespace)
+        check_artifact_secret(server)
         pipeline, version, new = upload(server, path, PIPELINE_NAME)
     write(f"pipeline {PIPELINE_NAME}, version {version} ({'uploaded' if new else 'already there'})")
     kfp_run = start(
@@ -166,43 +171,29 @@ def submit_command(
 
 @click.group("runs")
 def runs_group() -> None:
-    """List, show and stop runs on a Kubeflow Pipelines server, and read their logs."""
-
-
-@runs_group.command("list")
-@click.option("--experiment", default=_EXPERIMENT, show_default=True, help="Experiment; empty for all runs.")
-@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="At most so many.")
-@_server_options
-def runs_list_command(host: str, namespace: str, experiment: str, limit: int) -> None:
-    """List the latest runs of an experiment."""
-    from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import list_runs
-    from pipelines.views.summary import table
-
-    found = list_runs(connect(host, namespace), experiment, limit)
-    if not found:
-        click.echo(f"No runs in {f'experiment {experiment}' if experiment else 'any experiment'}.")
-        return
-    rows = [(str(run.run_id), _time(run.created_at), str(run.state or "-").lower(), run.display_name) for run in found]
-    for line in table(("run", "started", "state", "name"), rows):
-        click.echo(line)
+    """List and delete runs; show and stop those of a Kubeflow Pipelines server, and read their logs."""
 
 
 @runs_group.command("show")
 @click.argument("run_id")
-@_server_options
-def runs_show_command(host: str, namespace: str, run_id: str) -> None:
+@json_option()
+@server_options
+def runs_show_command(host: str, namespace: str, run_id: str, as_json: bool) -> None:
     """Show the state of the run RUN_ID and of its tasks."""
     from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import get_run, tasks_of
+    from pipelines.cluster.submit import STOPPED, get_run, tasks_of, was_stopped
     from pipelines.views.summary import table
 
     server = connect(host, namespace)
     run = get_run(server, run_id)
-    click.echo(f"run {run.run_id}: {str(run.state or 'pending').lower()}")
+    if as_json:
+        tasks = [{"name": task.name, "state": task.state.lower(), "seconds": task.seconds} for task in tasks_of(run)]
+        shown = {"run_id": str(run.run_id), "state": str(run.state or "pending").lower(), "name": run.display_name}
+        show_json({**shown, "started": _time(run.created_at), "tasks": tasks, "link": server.link(run_id)})
+        return
+    stopped = f", for {STOPPED}" if was_stopped(run) else ""
+    click.echo(f"run {run.run_id}: {str(run.state or 'pending').lower()}{stopped}")
     click.echo(f"name {run.display_name}, started {_time(run.created_at)}")
-    if run.error and run.error.message:
-        click.echo(f"cause: {' '.join(run.error.message.split())[:300]}")
     rows = [
         (task.name, task.state.lower(), "-" if task.seconds is None else f"{task.seconds:.0f}")
         for task in tasks_of(run)
@@ -217,32 +208,30 @@ def runs_show_command(host: str, namespace: str, run_id: str) -> None:
 @runs_group.command("logs")
 @click.argument("run_id")
 @click.argument("task", required=False)
-@_server_options
+@server_options
 def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) -> None:
-    """Print what the pods of the run RUN_ID said; of one TASK only, if one is named (see `untaint runs show`)."""
-    from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import get_run, pod_log, tasks_of
+    """Print what the stages of the run RUN_ID said; of one TASK only, if one is named (see `untaint runs show`).
 
-    server = connect(host, namespace)
-    known = [entry for entry in tasks_of(get_run(server, run_id)) if entry.pod]
-    chosen = [entry for entry in known if task in (None, entry.name)]
-    if not chosen:
-        names = ", ".join(sorted({entry.name for entry in known})) or "none yet"
-        raise ConfigError(
-            f"task '{task or ''}' of run {run_id}",
-            expected=f"one whose pod has started: {names}",
-            found="no such task",
-            hint=f"Look with `untaint runs show {run_id}`.",
-        )
-    for entry in chosen:
+    The log of a stage at work is read from its pod, which needs a kubeconfig; that of one that has ended also from the
+    archive of Kubeflow Pipelines.
+    """
+    from pipelines.cluster.logs import logs_of
+    from pipelines.cluster.server import connect
+
+    problem = None
+    for log in logs_of(connect(host, namespace), run_id, task or ""):
         if task is None:
-            click.echo(f"== {entry.name}, pod {entry.pod}")
-        click.echo(pod_log(server, run_id, entry.pod).rstrip("\n"))
+            click.echo(f"== {log.task}, {log.origin}")
+        problem = problem or log.problem
+        if log.text:
+            click.echo(log.text.rstrip("\n"))
+    if problem is not None:
+        raise problem
 
 
 @runs_group.command("stop")
 @click.argument("run_id")
-@_server_options
+@server_options
 def runs_stop_command(host: str, namespace: str, run_id: str) -> None:
     """End the run RUN_ID; finished stages are kept, and a new run of the same --run-id goes on from them."""
     from pipelines.cluster.server import connect

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import shutil
 import socket
@@ -19,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from components.common.contracts.errors import ConfigError, ResourceError
+from pipelines.cluster.pods import DEFAULT_NAMESPACE, reason_of
 from pipelines.cluster.server import ClusterError
 
 __all__ = [
     "CLUSTER",
+    "CONTEXT",
     "KFP_VERSION",
+    "MANIFESTS",
     "NAMESPACE",
     "NODE_IMAGE",
     "apply_overlay",
@@ -38,18 +42,25 @@ __all__ = [
 ]
 
 CLUSTER = "untaint"
-NAMESPACE = "kubeflow"
+CONTEXT = f"kind-{CLUSTER}"
+"""kubectl's context for the cluster, as kind names it."""
+NAMESPACE = DEFAULT_NAMESPACE
 KFP_VERSION = "2.17.0"
+MANIFESTS = {
+    "cluster-scoped-resources": "bf04ab670974005d2c87262bf7c33eb720fca37b1fa0bce3e98a1913d8d1cf34",
+    "platform-agnostic": "ea2aceec68712cee09a35b7797f06cfef1b6a56edbe41ee9017efa273fba6f6f",
+}
+"""Each rendered part of Kubeflow Pipelines, in the order of the installation, to its hex sha256."""
 NODE_IMAGE = "kindest/node:v1.36.1@sha256:3489c7674813ba5d8b1a9977baea8a6e553784dab7b84759d1014dbd78f7ebd5"
 """Kubernetes of the cluster; kind asks for the digest beside the tag, for tags of node images are moved."""
 
 _FOLDER = Path(__file__).parents[2] / "k8s"
-_MANIFESTS = "github.com/kubeflow/pipelines/manifests/kustomize"
+_VENDOR = _FOLDER / "vendor" / "kubeflow-pipelines"
 _MARK = "untaint.dev/kubeflow-pipelines"
 _GIB = 2**30
 # Kubeflow Pipelines asks for 3.1 GiB, the two trainings that run at a time for 3 GiB, Kubernetes for the rest.
 _MEMORY_GIB, _CPUS = 8, 4
-# No call of a program waits longer than this; the long ones pull an image, read GitHub or carry gigabytes to the node.
+# No call of a program waits longer than this; the long ones pull an image or carry gigabytes to the node.
 _SECONDS, _SECONDS_LONG = 120.0, 1800.0
 _REOPEN_SECONDS = 1.0
 _PROGRAMS = {
@@ -136,10 +147,8 @@ def install_pipelines(write: Write, *, limit_seconds: float = 900.0, poll_second
         write(f"Kubeflow Pipelines {KFP_VERSION}: already installed")
     else:
         write(f"Kubeflow Pipelines {KFP_VERSION}: installing")
-        hint = "The manifests come from GitHub, and kubectl needs git for them; look at the connection."
-        for part in ("cluster-scoped-resources", "env/platform-agnostic"):
-            source = f"{_MANIFESTS}/{part}?ref={KFP_VERSION}"
-            _run(_kubectl("apply", "-k", source), f"its manifests, {part}", hint, limit_seconds=_SECONDS_LONG)
+        for part in MANIFESTS:
+            _run(_kubectl("apply", "-f", str(_manifest(part))), f"its manifests, {part}", "Try again.")
             if part == "cluster-scoped-resources":
                 _run(
                     _kubectl("wait", "--for=condition=established", "--timeout=60s", "crd/applications.app.k8s.io"),
@@ -149,6 +158,20 @@ def install_pipelines(write: Write, *, limit_seconds: float = 900.0, poll_second
     wait_ready(write, limit_seconds=limit_seconds, poll_seconds=poll_seconds)
     note = _kubectl("annotate", "namespace", NAMESPACE, f"{_MARK}={KFP_VERSION}", "--overwrite")
     _run(note, "the cluster", "Try again.")
+
+
+def _manifest(part: str) -> Path:
+    """The file of a part, if it is the one that was rendered."""
+    path = _VENDOR / f"{part}.yaml"
+    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    if found != MANIFESTS[part]:
+        raise ConfigError(
+            str(path),
+            expected=f"the manifests of Kubeflow Pipelines {KFP_VERSION}, sha256 {MANIFESTS[part]}",
+            found=found,
+            hint=f"Restore it with git; {_VENDOR.name}/README.md says how it was made.",
+        )
+    return path
 
 
 def wait_ready(write: Write, *, limit_seconds: float, poll_seconds: float) -> None:
@@ -180,7 +203,7 @@ def wait_ready(write: Write, *, limit_seconds: float, poll_seconds: float) -> No
                 "Kubeflow Pipelines",
                 expected=f"all deployments ready within {limit_seconds:.0f} s",
                 found=f"{len(ready)} of {len(deployments)}; {len(stuck)} pods are stuck, as said above",
-                hint=f"Look with `kubectl --context kind-{CLUSTER} -n {NAMESPACE} describe pods`; then try again, what "
+                hint=f"Look with `kubectl --context {CONTEXT} -n {NAMESPACE} describe pods`; then try again, what "
                 "is there is kept.",
             )
         time.sleep(poll_seconds)
@@ -345,7 +368,7 @@ def delete(registry: str, write: Write) -> None:
 
 def _kubectl(*arguments: str) -> list[str]:
     # The context is named each time, so that no other cluster is ever touched.
-    return ["kubectl", "--context", f"kind-{CLUSTER}", *arguments]
+    return ["kubectl", "--context", CONTEXT, *arguments]
 
 
 def _objects(kind: str) -> list[dict[str, Any]]:
@@ -360,7 +383,7 @@ def _available(deployment: dict[str, Any]) -> bool:
 
 
 def _stuck(pods: list[dict[str, Any]]) -> list[str]:
-    """Each pod that is not ready, with the reason that Kubernetes gives for one of its containers, or for the pod."""
+    """Each pod that is not ready, with the reason that Kubernetes gives."""
     lines = []
     for pod in pods:
         status = pod.get("status", {})
@@ -369,15 +392,7 @@ def _stuck(pods: list[dict[str, Any]]) -> list[str]:
             entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions
         ):
             continue
-        reasons = [
-            f"{state.get('reason', '')}: {state.get('message', '')}"
-            for container in (*status.get("initContainerStatuses", []), *status.get("containerStatuses", []))
-            for name, state in container.get("state", {}).items()
-            if name in ("waiting", "terminated")
-        ]
-        reasons += [f"{c.get('reason', '')}: {c['message']}" for c in conditions if c.get("message")]
-        reason = " ".join(reasons[0].split())[:200] if reasons else status.get("phase", "unknown")
-        lines.append(f"{pod['metadata']['name']}: {reason}")
+        lines.append(f"{pod['metadata']['name']}: {reason_of(pod) or status.get('phase', 'unknown')}")
     return lines
 
 
@@ -399,7 +414,7 @@ def _run(
             return done.stdout
         found, said = f"exit code {done.returncode}", done.stdout + done.stderr
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    verb = next((word for word in command[1:] if not word.startswith("-") and word != f"kind-{CLUSTER}"), "")
+    verb = next((word for word in command[1:] if not word.startswith("-") and word != CONTEXT), "")
     raise ClusterError(
         what,
         expected=f"`{command[0]} {verb}` to succeed",

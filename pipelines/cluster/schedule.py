@@ -11,13 +11,12 @@ from typing import Any
 
 from components.common.contracts.errors import ConfigError
 from pipelines.cluster.cron import check_cron
-from pipelines.cluster.server import Server, explained, quiet
-from pipelines.cluster.submit import upload
+from pipelines.cluster.server import REQUEST_SECONDS, Server, explained, quiet
+from pipelines.cluster.submit import find_pipeline, upload
+from pipelines.dag.profiles import Profile
 
-__all__ = ["EXPERIMENT", "SCHEDULED_TIME", "Schedule", "Schedules", "compiled"]
+__all__ = ["EXPERIMENT", "Schedule", "Schedules", "compiled"]
 
-SCHEDULED_TIME = "[[ScheduledTime]]"
-"""What the scheduler replaces with the time of the run, as yyyymmddHHMMSS: run ids differ, and no cache is hit."""
 EXPERIMENT = "untaint"
 _PAGE = 100
 
@@ -126,7 +125,7 @@ class Schedules:
                 service_account=service_account or None,
             )
             for run in before:
-                self._client.delete_recurring_run(run.recurring_run_id)
+                self._delete(run.recurring_run_id)
             self._client.enable_recurring_run(made.recurring_run_id)
             return _schedule(self._client.get_recurring_run(made.recurring_run_id))
 
@@ -137,16 +136,26 @@ class Schedules:
                 self._client.disable_recurring_run(schedule.id)
 
     def resume(self, name: str) -> None:
-        """Lets a paused schedule go on. Missed runs are not made up for. Raises ConfigError if there is none."""
+        """Lets a paused schedule go on; the last time that was missed is made up for. Raises ConfigError if none."""
         with quiet(), explained(self._server.host):
             for schedule in self._named(name):
                 self._client.enable_recurring_run(schedule.id)
 
     def delete(self, name: str) -> None:
-        """Deletes a schedule; its runs stay. Raises ConfigError if there is none of that name."""
+        """Deletes a schedule; its runs stay, one at work too. Raises ConfigError if there is none of that name."""
         with quiet(), explained(self._server.host):
             for schedule in self._named(name):
-                self._client.delete_recurring_run(schedule.id)
+                self._delete(schedule.id)
+
+    def _delete(self, identifier: str) -> None:
+        """Deletes a recurring run alone.
+
+        Kubernetes would delete the workflows that it owns with it, a training at work among them; KFP's own client
+        cannot say otherwise.
+        """
+        self._client.recurring_runs.recurring_run_service_delete_recurring_run(
+            identifier, propagation_policy="ORPHAN", _request_timeout=REQUEST_SECONDS
+        )
 
     def _named(self, name: str) -> list[Schedule]:
         known = self.all()
@@ -174,8 +183,7 @@ class Schedules:
     def _pipeline_id(self) -> str | None:
         from pipelines.dag.retrain import PIPELINE_NAME
 
-        found: str | None = self._server.client.get_pipeline_id(PIPELINE_NAME)
-        return found
+        return find_pipeline(self._server, PIPELINE_NAME)
 
 
 def _schedule(run: Any) -> Schedule:
@@ -197,7 +205,7 @@ def _pipeline_of(run: Any) -> str | None:
 
 
 @contextlib.contextmanager
-def compiled(registry: str, tag: str, profile: Any = None, *, control: bool = False) -> Iterator[Path]:
+def compiled(registry: str, tag: str, profile: Profile, *, control: bool = False) -> Iterator[Path]:
     """The retraining pipeline as a file, for the time of the block."""
     from pipelines.dag.retrain import compile_pipeline
 

@@ -42,11 +42,13 @@ class Server:
         client: ``kfp.Client``.
         host: Its base URL, without credentials.
         namespace: Namespace of experiments and runs; empty for a server of a single user.
+        context: kubectl's context for the cluster of the server; empty for the current one.
     """
 
     client: Any
     host: str
     namespace: str
+    context: str = ""
 
     def link(self, run_id: str) -> str:
         """Where the run is to be seen in the UI."""
@@ -54,12 +56,13 @@ class Server:
         return f"{ui.rstrip('/')}/#/runs/details/{run_id}"
 
 
-def connect(host: str = "", namespace: str = "") -> Server:
+def connect(host: str = "", namespace: str = "", context: str = "") -> Server:
     """Connects to the server.
 
     Args:
         host: URL; by default that of ``KF_PIPELINES_ENDPOINT``, else the cluster of the current kubectl context.
         namespace: By default that of ``~/.config/kfp/context.json``; a server of a single user needs none.
+        context: kubectl's context for the cluster of the server; empty for the current one.
 
     Raises:
         ConfigError: The address cannot be used.
@@ -81,7 +84,8 @@ def connect(host: str = "", namespace: str = "") -> Server:
         client = Client(host=host or None, namespace=namespace or "kubeflow", existing_token=token)
         client.get_kfp_healthz()
         found = str(client._existing_config.host)
-    return Server(client=client, host=found, namespace=namespace or client.get_user_namespace() or "")
+    space = namespace or client.get_user_namespace() or ""
+    return Server(client=client, host=found, namespace=space, context=context)
 
 
 def _reachable(host: str) -> str:

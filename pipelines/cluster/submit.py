@@ -5,36 +5,43 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from components.common.runs.artifacts import digest_of
+from pipelines.cluster.pods import Pod, Pods, open_pods
 from pipelines.cluster.server import REQUEST_SECONDS, ClusterError, Server, explained, quiet
 
 __all__ = [
     "ENDED",
     "POLL_SECONDS",
+    "STOPPED",
     "Followed",
     "Task",
+    "find_pipeline",
     "follow",
     "get_run",
     "list_runs",
+    "names_in",
+    "names_of",
     "package_digest",
-    "pod_log",
     "start",
     "stop",
     "task_names",
     "tasks_of",
     "upload",
+    "was_stopped",
 ]
 
 POLL_SECONDS = 5.0
 """Time between two looks at a run that is followed."""
 ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 """States that a run or a stage does not leave."""
+STOPPED = "it was stopped"
+"""What is said of a run in the state FAILED that somebody has stopped."""
 
 
 def package_digest(package: Path) -> str:
@@ -48,11 +55,60 @@ def package_digest(package: Path) -> str:
 
 
 def task_names(package: Path) -> dict[str, str]:
-    """KFP's name of each task in a compiled pipeline to the stage's name for people."""
+    """As ``names_in``, of a compiled pipeline in a file."""
     import yaml
 
-    spec = next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8"))))
-    return {name: task["taskInfo"]["name"] for name, task in spec["root"]["dag"]["tasks"].items()}
+    return names_in(next(iter(yaml.safe_load_all(package.read_text(encoding="utf-8")))))
+
+
+def names_in(spec: Mapping[str, Any]) -> dict[str, str]:
+    """KFP's name of each task that has a container, in nested pipelines too, to the stage's name for people.
+
+    Args:
+        spec: A compiled pipeline.
+    """
+    dags = [spec["root"]["dag"], *(one["dag"] for one in spec["components"].values() if "dag" in one)]
+    return {
+        name: str(task["taskInfo"]["name"])
+        for dag in dags
+        for name, task in dag["tasks"].items()
+        if "dag" not in spec["components"][task["componentRef"]["name"]]
+    }
+
+
+def names_of(server: Server, run: Any) -> dict[str, str]:
+    """As ``names_in``, of the pipeline of a run.
+
+    Args:
+        server: The server.
+        run: As from ``get_run``.
+
+    Raises:
+        ClusterError: The server refuses.
+    """
+    spec = run.pipeline_spec
+    if spec is None and run.pipeline_version_reference is not None:
+        reference = run.pipeline_version_reference
+        with quiet(), explained(server.host):
+            found = server.client.get_pipeline_version(reference.pipeline_id, reference.pipeline_version_id)
+        spec = found.pipeline_spec
+    spec = (spec or {}).get("pipeline_spec", spec)
+    return names_in(spec) if spec else {}
+
+
+def find_pipeline(server: Server, name: str) -> str | None:
+    """Id of a pipeline by its name, in the namespace of the server's user.
+
+    KFP's own ``get_pipeline_id`` asks for pipelines that all users share, whatever the namespace.
+
+    Args:
+        server: The server.
+        name: Name of the pipeline.
+    """
+    listed = server.client.pipelines.pipeline_service_list_pipelines(
+        namespace=server.namespace, filter=_named(name), _request_timeout=REQUEST_SECONDS
+    )
+    return str(listed.pipelines[0].pipeline_id) if listed.pipelines else None
 
 
 def upload(server: Server, package: Path, name: str) -> tuple[str, str, bool]:
@@ -71,25 +127,21 @@ def upload(server: Server, package: Path, name: str) -> tuple[str, str, bool]:
     """
     client, version = server.client, f"{name}-{package_digest(package)[:12]}"
     with quiet(), explained(server.host):
-        listed = client.pipelines.pipeline_service_list_pipelines(
-            namespace=server.namespace, filter=_named(name), _request_timeout=REQUEST_SECONDS
-        )
-        if listed.pipelines:
-            pipeline_id = listed.pipelines[0].pipeline_id
-        else:
+        pipeline_id = find_pipeline(server, name)
+        if pipeline_id is None:
             made = client.api_models.V2beta1Pipeline(display_name=name, name=name, namespace=server.namespace or None)
-            pipeline_id = client.pipelines.pipeline_service_create_pipeline(
-                made, _request_timeout=REQUEST_SECONDS
-            ).pipeline_id
+            pipeline_id = str(
+                client.pipelines.pipeline_service_create_pipeline(made, _request_timeout=REQUEST_SECONDS).pipeline_id
+            )
         versions = client.list_pipeline_versions(pipeline_id, filter=_named(version)).pipeline_versions
         if versions:
-            return str(pipeline_id), str(versions[0].pipeline_version_id), False
+            return pipeline_id, str(versions[0].pipeline_version_id), False
         with tempfile.TemporaryDirectory() as folder:
             # The server records the file's name, which on this machine may hold the name of its owner.
             plain = Path(folder) / "pipeline.yaml"
             plain.write_bytes(package.read_bytes())
             uploaded = client.upload_pipeline_version(str(plain), version, pipeline_id=pipeline_id)
-    return str(pipeline_id), str(uploaded.pipeline_version_id), True
+    return pipeline_id, str(uploaded.pipeline_version_id), True
 
 
 def start(
@@ -141,22 +193,45 @@ class Followed:
         names: KFP's name of each task to the stage's name for people; other tasks are KFP's own.
         write: Takes one line of text.
         states: State of the run, under the empty name, and of each stage.
+        reasons: Why a stage's pod waits or has failed, as written last.
     """
 
     names: Mapping[str, str]
     write: Callable[[str], None]
     states: dict[str, str] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
 
-    def see(self, run: Any) -> None:
-        """Writes a line for each state that is new."""
+    def see(self, run: Any, pods: Sequence[Pod] = ()) -> None:
+        """Writes a line for each state that is new, and for each reason of a pod.
+
+        Args:
+            run: As from ``get_run``.
+            pods: The run's pods, as far as they are known.
+        """
+        # The last attempt of each task.
+        last = {self.names.get(pod.task, pod.task): pod for pod in pods}
         details = (run.run_details.task_details if run.run_details else None) or []
         for task in details:
             stage = self.names.get(str(task.display_name))
             # A stage that waits has a state too; what is of interest begins with its pod.
             if stage is None or task.state in (None, "RUNTIME_STATE_UNSPECIFIED"):
                 continue
-            self._note(stage, str(task.state), _span(task.start_time, task.end_time), _message(task))
-        self._note("", str(run.state or "PENDING"), _span(run.created_at, run.finished_at), _message(run))
+            self._note(stage, str(task.state), _span(task.start_time, task.end_time), _reason(last.get(stage)))
+        for stage, pod in last.items():
+            self._explain(stage, pod)
+        state = str(run.state or "PENDING")
+        self._note("", state, _span(run.created_at, run.finished_at), STOPPED if was_stopped(run) else "")
+
+    def _explain(self, stage: str, pod: Pod) -> None:
+        """Says once why a stage that has not ended does not go on."""
+        if self.states.get(stage) in ENDED or pod.phase not in ("Pending", "Failed") or not pod.reason:
+            return
+        if self.reasons.get(stage) != pod.reason:
+            self.reasons[stage] = pod.reason
+            subject = "stage" if stage in self.names.values() else "Kubeflow Pipelines'"
+            self.write(
+                f"{datetime.now():%H:%M:%S} {subject} {stage}: its pod is {pod.phase.lower()}: {pod.reason}"[:400]
+            )
 
     def _note(self, stage: str, state: str, span: str, message: str) -> None:
         if self.states.get(stage) == state:
@@ -167,6 +242,19 @@ class Followed:
         tail = f" after {span}" if state in ENDED and span else ""
         cause = f": {message}" if message and state not in ("SUCCEEDED", "RUNNING", "PENDING") else ""
         self.write(f"{datetime.now():%H:%M:%S} {subject}: {state.lower()}{tail}{cause}"[:400])
+
+
+def _reason(pod: Pod | None) -> str:
+    return pod.reason if pod is not None and pod.phase == "Failed" else ""
+
+
+def was_stopped(run: Any) -> bool:
+    """Whether a run that ended was stopped by somebody; Kubeflow Pipelines gives it the state of a failed one.
+
+    Args:
+        run: As from ``get_run``.
+    """
+    return run.state == "FAILED" and any(entry.state == "CANCELING" for entry in run.state_history or [])
 
 
 def follow(
@@ -198,13 +286,14 @@ def follow(
         ClusterError: The server was away for too long, or the time is up.
     """
     seen = Followed(names=names, write=write)
+    pods = open_pods(server)
     deadline = time.monotonic() + limit_seconds
     lost = 0
     while True:
         try:
             run = get_run(server, run_id)
             lost = 0
-            seen.see(run)
+            seen.see(run, _pods_of(pods, run_id))
             if run.state in ENDED:
                 return str(run.state)
         except ClusterError:
@@ -220,6 +309,16 @@ def follow(
                 hint=f"It goes on: `untaint runs show {run_id}`. To end it: `untaint runs stop {run_id}`.",
             )
         time.sleep(POLL_SECONDS if poll_seconds is None else poll_seconds)
+
+
+def _pods_of(pods: Pods | None, run_id: str) -> Sequence[Pod]:
+    """The run's pods; none where they cannot be had, for a run is followed without them too."""
+    if pods is None:
+        return ()
+    try:
+        return pods.of_run(run_id)
+    except ClusterError:
+        return ()
 
 
 def get_run(server: Server, run_id: str) -> Any:
@@ -240,13 +339,13 @@ class Task:
         name: KFP's name of the task.
         state: Its state.
         seconds: Wall-clock time, None before its end.
-        pod: Name of its pod, empty before it has one.
+        node: Id of its first attempt in the workflow, by which its archived log is found; empty before there is one.
     """
 
     name: str
     state: str
     seconds: float | None
-    pod: str
+    node: str
 
 
 def tasks_of(run: Any) -> list[Task]:
@@ -258,14 +357,19 @@ def tasks_of(run: Any) -> list[Task]:
     details = (run.run_details.task_details if run.run_details else None) or []
     tasks = []
     for entry in sorted(details, key=lambda entry: str(entry.start_time or entry.create_time or "")):
+        name = str(entry.display_name)
+        # Argo's attempts, "ingest(0)", and the node inside each task repeat what the task says.
+        if name.endswith(")") or name == "executor":
+            continue
         finished = entry.end_time is not None and entry.end_time.year >= 2000 and entry.start_time is not None
-        pods = [child.pod_name for child in entry.child_tasks or [] if child.pod_name]
+        # What the protocol calls the pods of children are ids of nodes; no entry has one of its own.
+        nodes = [child.pod_name for child in entry.child_tasks or [] if child.pod_name]
         tasks.append(
             Task(
-                name=str(entry.display_name),
+                name=name,
                 state=str(entry.state or "-"),
                 seconds=(entry.end_time - entry.start_time).total_seconds() if finished else None,
-                pod=str(entry.pod_name or (pods[0] if pods else "")),
+                node=str(nodes[0]) if nodes else "",
             )
         )
     return tasks
@@ -304,29 +408,6 @@ def stop(server: Server, run_id: str) -> None:
         server.client.terminate_run(run_id)
 
 
-def pod_log(server: Server, run_id: str, pod: str) -> str:
-    """What a pod of a run said, as long as the pod or its archived log is there.
-
-    Raises:
-        ClusterError: The server refuses, or has neither.
-    """
-    with quiet(), explained(server.host):
-        api = server.client.runs.run_service_get_run.__self__.api_client
-        # The one endpoint that the generated client leaves out, for it is not part of the gRPC interface.
-        answer = api.call_api(
-            "/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log",
-            "GET",
-            path_params={"run_id": run_id, "pod": pod},
-            header_params={"Accept": "text/plain"},
-            auth_settings=["Bearer"],
-            response_type="str",
-            _return_http_data_only=True,
-            _preload_content=False,
-            _request_timeout=REQUEST_SECONDS,
-        )
-        return str(answer.data.decode("utf-8", "replace"))
-
-
 def _named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
@@ -335,7 +416,3 @@ def _span(since: datetime | None, until: datetime | None) -> str:
     if since is None or until is None or until.year < 2000:
         return ""
     return f"{(until - since).total_seconds():.0f} s"
-
-
-def _message(entry: Any) -> str:
-    return " ".join(str(entry.error.message).split())[:200] if entry.error and entry.error.message else ""

@@ -136,19 +136,25 @@ class NodeTerm(_Strict):
 
 
 class Retry(_Strict):
-    """How often a pod that ended badly is started again, and after how long.
+    """How often a pod that was lost is started again, and after how long.
+
+    Argo retries what it calls an error, such as a pod that is gone with its node or one whose init container failed,
+    and with the settings that Kubeflow Pipelines brings nothing else: not a stage that ended with another code than 0,
+    nor one that was out of memory or evicted.
 
     Attributes:
         count: Further attempts, 0 to 10. A stage goes on from its last checkpoint.
         backoff_seconds: Wait before the first of them.
-        factor: Each further wait is this many times as long, at least 1.
-        max_seconds: All attempts together give up after this long.
+        factor: Each further wait is this many times as long, at least 1; Argo takes whole numbers alone.
+        max_seconds: No attempt begins or goes on later than so long after the start of the first, the time in which
+            that one waited for a node included. Not below the run's ``active_deadline_seconds``, else a training that
+            is lost after hours would not be tried again, or its second attempt be ended early.
     """
 
     count: Annotated[int, Field(ge=0, le=10)] = 2
     backoff_seconds: Seconds = 30
-    factor: Annotated[float, Field(ge=1, le=10)] = 2.0
-    max_seconds: Seconds = 600
+    factor: Annotated[int, Field(ge=1, le=10)] = 2
+    max_seconds: Seconds = 7 * 24 * 3600
 
 
 class StagePlacement(_Strict):
@@ -226,8 +232,8 @@ class Profile(_Strict):
         image_pull_policy: As in a pod's spec.
         image_pull_secrets: Names of secrets for the registry.
         active_deadline_seconds: The whole run is ended after this long.
-        ttl_seconds_after_success: A good run's pods are deleted after this long.
-        ttl_seconds_after_failure: Any other run's pods are deleted after this long.
+        ttl_seconds_after_success: A good run's pods are deleted after this long; after a day by Kubeflow Pipelines.
+        ttl_seconds_after_failure: The same for any other run.
         s3: Where stages find their store.
         security_context: Who a stage's process is.
         labels: Further labels of every pod; ``app.kubernetes.io/*`` are set by untaint.
@@ -278,12 +284,17 @@ class Profile(_Strict):
         return stages
 
     @model_validator(mode="after")
-    def _a_stage_ends_before_the_run(self) -> Profile:
+    def _times_fit_that_of_the_run(self) -> Profile:
         for name, stage in self.stages.items():
             if stage.timeout_seconds > self.active_deadline_seconds:
                 raise ValueError(
                     f"should have stages.{name}.timeout_seconds <= active_deadline_seconds, got "
                     f"{stage.timeout_seconds} and {self.active_deadline_seconds}"
+                )
+            if stage.retry.max_seconds < self.active_deadline_seconds:
+                raise ValueError(
+                    f"should have stages.{name}.retry.max_seconds >= active_deadline_seconds, got "
+                    f"{stage.retry.max_seconds} and {self.active_deadline_seconds}"
                 )
         return self
 

@@ -76,7 +76,10 @@ def add_task(component: Any, spec: StageSpec, given: Mapping[str, Any], handed: 
         arguments["role"] = spec.name
     for parent in spec.parents:
         arguments |= {name: handed.get(name, "") for name in (f"{parent}_uri", f"{parent}_sha256")}
+    if spec.after:
+        arguments[f"{spec.after}_lineage"] = handed[f"{spec.after}_lineage"]
     task = component(**arguments)
+    handed[f"{spec.name}_lineage"] = task.outputs["lineage"]
     handed |= {f"{spec.name}_uri": task.outputs["manifest_uri"], f"{spec.name}_sha256": task.outputs["manifest_sha256"]}
     handed |= {output.name: task.outputs[output.name] for output in spec.outputs if output.kind == "text"}
     task.set_display_name(spec.name)

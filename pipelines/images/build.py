@@ -12,11 +12,16 @@ from pathlib import Path
 
 from components.common.contracts.errors import ConfigError
 from pipelines.dag.stages import IMAGES as STAGES
+from pipelines.dag.stages import TASKS
 
 __all__ = ["CPU_STAGES", "STAGES", "BuildOptions", "ImageSize", "build_images", "content_tag", "docker", "sizes"]
 
-CPU_STAGES = ("ingest", "evaluate")
-"""Stages that take PyTorch's build for CPUs: they inject an attack, or run a model forward. split takes none at all."""
+CPU_STAGES = tuple(
+    stage
+    for stage in STAGES
+    if not any(spec.resources == "training" for spec in TASKS.values() if stage in (spec.image, spec.folder))
+)
+"""Stages that take PyTorch's build for CPUs, or none: they train nothing."""
 _ROOT = Path(__file__).parents[2]
 _TAG_DIGITS = 12
 _PACKAGE = "untaint"

@@ -10,6 +10,7 @@ from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import finished_stage
 from components.common.storage.store import Store
 from components.promote.config import PromoteConfig
+from pipelines.views.model_files import take_home
 
 __all__ = ["lines_of", "show", "table"]
 
@@ -38,6 +39,7 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
         target = folder / "report.html"
         store.download_file(report.uri, target, report.sha256, report.size_bytes)
         write(f"report: {target}")
+    take_home(store, run_id, manifest, folder, write)
 
 
 def lines_of(manifest: StageManifest) -> list[str]:

@@ -88,10 +88,11 @@ def suspect_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Suspects as lines of a table; text of the drop is shown without control characters."""
     from pipelines.views.summary import table
 
-    head = ("suspicion", "label", "predicted", "reasons", "key")
+    head = ("suspicion", "subset", "label", "predicted", "reasons", "key")
     cells = [
         (
             f"{row['suspicion']:.3f}",
+            str(row["subset"]),
             *(_plain(text) for text in (row["label"], row["predicted_label"], ", ".join(row["reasons"]), row["key"])),
         )
         for row in rows

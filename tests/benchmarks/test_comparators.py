@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.case import Case, Outcome, measured
 from benchmarks.comparators import abl, oracle, spectral, undefended
 from components.common.attacks.base import AttackConfig, make_attack
+from components.common.learning.scoring import penultimate_features
 from components.common.models import ModelSpec, build_model
 from components.common.runs.inputs import Rows
 from components.warmup.config import ControlConfig
@@ -93,7 +94,7 @@ def test_spectral_scores_single_out_a_shifted_minority_within_its_class() -> Non
 
 def test_penultimate_features_give_the_logits_with_the_last_layer(case: Case) -> None:
     model = build_model("convnet_tiny", SPEC).eval()
-    features = spectral.penultimate_features(model, case.holdout.images[:8])
+    features = penultimate_features(model, case.holdout.images[:8])
     last = next(module for module in reversed(list(model.modules())) if isinstance(module, nn.Linear))
     with torch.no_grad():
         expected = model(case.holdout.images[:8].float() / 255)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from components.common.runs.publish import find_manifest
 from components.common.storage.embedded import EmbeddedStore
@@ -78,6 +79,31 @@ def test_the_same_run_again_does_nothing_and_shows_the_same_result(
     for stage in STAGES:
         assert f"stage {stage}: already complete in run e2e, nothing to do" in again.stdout
     assert {stage: found[1] for stage, found in manifests(s3_server).items()} == before
+
+
+def test_the_model_is_in_the_runs_folder_and_in_the_store_and_answers(
+    ran: tuple[Path, str], s3_server: EmbeddedStore, tmp_path: Path
+) -> None:
+    home, store = ran[0], f"{s3_server.root}/e2e"
+    folder = home / "runs" / "e2e" / "model"
+    files = {"model.safetensors", "config.json", "model.pt2", "model.onnx", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files
+    config = json.loads((folder / "config.json").read_bytes())
+    assert (config["run_id"], config["dataset"], len(config["dataset_digest"])) == ("e2e", "mnist5k", 64)
+    assert (config["image_size"], config["channels"], config["class_names"][3]) == (28, 1, "3")
+    assert config["verdict"] in ran[1]
+    exported = untaint(home, "export", "e2e", "--to", str(tmp_path / "out"), "--store", store)
+    assert exported.returncode == 0, exported.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
+        path.name: path.read_bytes() for path in folder.iterdir()
+    }
+    Image.new("L", (28, 28)).save(tmp_path / "x.png")
+    answer = untaint(home, "predict", "e2e", str(tmp_path / "x.png"), "--json")
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)[0]["class"] in config["class_names"]
+    listed = untaint(home, "runs", "list", "--json")
+    row = next(row for row in json.loads(listed.stdout) if row["run_id"] == "e2e")
+    assert (row["state"], row["verdict"], row["store_bytes"] > 10_000) == ("finished", config["verdict"], True)
 
 
 def test_a_stage_that_cannot_go_on_says_why_and_keeps_its_exit_code(s3_server: EmbeddedStore, tmp_path: Path) -> None:

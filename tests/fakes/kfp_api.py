@@ -3,6 +3,10 @@
 It knows what this project asks of a server, and is strict: a field, a query parameter or a path that the generated
 client's models do not have is answered with 400 or 404, as the real server does. Whole numbers of 64 bits travel as
 strings. A run goes one step on with every look at it: each task is RUNNING at one look and has ended at the next.
+
+Where the real server does what one would not expect, this one does the same, and names the source at 2.17.0 of
+kubeflow/pipelines that says so; paths are those below ``backend/src``. The same port serves the part
+of the API of Kubernetes that concerns a run's pods.
 """
 
 from __future__ import annotations
@@ -19,12 +23,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import kfp_server_api
 import yaml
 
-__all__ = ["FakeKfp", "Request"]
+from tests.fakes.argo import Workflow
+from tests.fakes.entries import at, checked, get, kept, now, public, with_spec
+from tests.fakes.kubernetes_api import KubernetesApi, Refused
 
-_PLAIN = {"str": str, "bool": bool, "int": int, "float": (int, float), "object": object, "datetime": str}
+__all__ = ["FakeKfp", "Request"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,6 @@ class Request:
     body: bytes
 
 
-class _Refused(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        self.status = status
-        super().__init__(message)
-
-
 @dataclass
 class FakeKfp:
     """The server; use it as a context manager.
@@ -51,8 +50,9 @@ class FakeKfp:
     Attributes:
         token: If set, every request needs ``Authorization: Bearer <token>``.
         multi_user: What ``healthz`` says, and whether runs need a namespace.
-        outcome: State in which runs end.
-        failing_task: With outcome FAILED: the task that ends so.
+        failing: Task to how the pods of its attempts end, as keys of ``argo.ENDINGS``.
+        pending: Task to the number of looks for which its pod waits for a node, and why it does.
+        skipped: Tasks whose condition does not hold.
         requests: All requests so far.
         pipelines: Pipelines by id.
         versions: Versions by id, each with its ``documents``.
@@ -60,12 +60,15 @@ class FakeKfp:
         runs: Runs by id.
         recurring: Recurring runs by id.
         refuse: Maps ``"METHOD /path"`` prefixes to a status that is answered without doing anything.
+        kubernetes: What the API server of Kubernetes has beside the pods.
     """
 
     token: str = ""
     multi_user: bool = False
-    outcome: str = "SUCCEEDED"
-    failing_task: str = ""
+    failing: dict[str, list[str]] = field(default_factory=dict)
+    pending: dict[str, tuple[int, str]] = field(default_factory=dict)
+    skipped: frozenset[str] = frozenset()
+    kubernetes: KubernetesApi = field(default_factory=KubernetesApi)
     requests: list[Request] = field(default_factory=list)
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -124,17 +127,22 @@ class FakeKfp:
 
     def _answer(self, request: Request) -> tuple[int, Any]:
         try:
+            if request.path.startswith("/api/v1/"):
+                return 200, self.kubernetes.answer(request.method, request.path, request.query, request.headers, [
+                    (run["namespace"], run["run_id"], run["workflow"])
+                    for run in self.runs.values() if not run.get("deleted")
+                ])  # fmt: skip
             if self.token and request.headers.get("authorization") != f"Bearer {self.token}":
-                raise _Refused(401, "Request header error: there is no valid user identity.")
+                raise Refused(401, "Request header error: there is no valid user identity.")
             for prefix, status in self.refuse.items():
                 if f"{request.method} {request.path}".startswith(prefix):
-                    raise _Refused(status, "Refused for the test.")
+                    raise Refused(status, "Refused for the test.")
             for method, pattern, act in self._routes():
                 found = re.fullmatch(pattern, request.path)
                 if found and method == request.method:
                     return 200, act(request, *found.groups())
-            raise _Refused(404, f"Not Found: {request.method} {request.path}")
-        except _Refused as refused:
+            raise Refused(404, f"Not Found: {request.method} {request.path}")
+        except Refused as refused:
             code = {400: 3, 404: 5, 401: 16, 403: 7}.get(refused.status, 13)
             return refused.status, {"error": str(refused), "code": code, "message": str(refused), "details": []}
 
@@ -142,28 +150,28 @@ class FakeKfp:
         v2, one = "/apis/v2beta1", r"([^/:]+)"
         return [
             ("GET", f"{v2}/healthz", lambda r: {"multi_user": self.multi_user, "pipeline_store": "kubernetes"}),
-            ("GET", f"{v2}/pipelines", lambda r: self._list("pipelines", self.pipelines, r)),
+            ("GET", f"{v2}/pipelines", self._list_pipelines),
             ("POST", f"{v2}/pipelines", self._create_pipeline),
             ("POST", f"{v2}/pipelines/upload_version", self._upload_version),
-            ("GET", f"{v2}/pipelines/{one}", lambda r, i: _get(self.pipelines, i)),
+            ("GET", f"{v2}/pipelines/{one}", lambda r, i: get(self.pipelines, i)),
             ("GET", f"{v2}/pipelines/{one}/versions", self._list_versions),
-            ("GET", f"{v2}/pipelines/{one}/versions/{one}", lambda r, p, i: _public(_get(self.versions, i))),
-            ("GET", f"{v2}/experiments", lambda r: self._list("experiments", self.experiments, r)),
+            ("GET", f"{v2}/pipelines/{one}/versions/{one}", lambda r, p, i: with_spec(get(self.versions, i))),
+            ("GET", f"{v2}/experiments", self._list_experiments),
             ("POST", f"{v2}/experiments", self._create_experiment),
-            ("GET", f"{v2}/experiments/{one}", lambda r, i: _get(self.experiments, i)),
-            ("GET", f"{v2}/runs", lambda r: self._list("runs", self.runs, r)),
+            ("GET", f"{v2}/experiments/{one}", lambda r, i: get(self.experiments, i)),
+            ("GET", f"{v2}/runs", lambda r: self._list("runs", self._of_namespace(self.runs, r), r)),
             ("POST", f"{v2}/runs", self._create_run),
             ("GET", f"{v2}/runs/{one}", self._see_run),
             ("POST", f"{v2}/runs/{one}:terminate", self._terminate),
             ("GET", f"/apis/v1alpha1/runs/{one}/nodes/{one}/log", self._log),
-            ("GET", f"{v2}/recurringruns", lambda r: self._list("recurringRuns", self.recurring, r)),
-            ("POST", f"{v2}/recurringruns", self._create_recurring),
-            ("GET", f"{v2}/recurringruns/{one}", lambda r, i: _get(self.recurring, i)),
             (
-                "DELETE",
-                f"{v2}/recurringruns/{one}",
-                lambda r, i: _get(self.recurring, i) and self.recurring.pop(i) and {},
+                "GET",
+                f"{v2}/recurringruns",
+                lambda r: self._list("recurringRuns", self._of_namespace(self.recurring, r), r),
             ),
+            ("POST", f"{v2}/recurringruns", self._create_recurring),
+            ("GET", f"{v2}/recurringruns/{one}", lambda r, i: get(self.recurring, i)),
+            ("DELETE", f"{v2}/recurringruns/{one}", self._delete_recurring),
             ("POST", f"{v2}/recurringruns/{one}:enable", lambda r, i: self._switch(i, "ENABLED")),
             ("POST", f"{v2}/recurringruns/{one}:disable", lambda r, i: self._switch(i, "DISABLED")),
         ]
@@ -172,63 +180,104 @@ class FakeKfp:
         allowed = {"namespace", "page_token", "page_size", "sort_by", "filter", "experiment_id"}
         unknown = set(request.query) - allowed
         if unknown:
-            raise _Refused(400, f"unknown query parameters: {sorted(unknown)}")
+            raise Refused(400, f"unknown query parameters: {sorted(unknown)}")
         entries = list(known.values())
         if request.query.get("experiment_id"):
             entries = [entry for entry in entries if entry.get("experiment_id") == request.query["experiment_id"]]
         for predicate in json.loads(request.query.get("filter") or '{"predicates": []}')["predicates"]:
             if predicate["operation"] not in (1, "EQUALS"):
-                raise _Refused(400, f"operation {predicate['operation']} is not served here")
+                raise Refused(400, f"operation {predicate['operation']} is not served here")
             value = predicate.get("stringValue", predicate.get("string_value"))
             entries = [entry for entry in entries if entry.get(predicate["key"]) == value]
         if request.query.get("sort_by", "").endswith(" desc"):
             entries.reverse()
         first = int(request.query.get("page_token") or 0)
         size = int(request.query.get("page_size") or 20)
-        page = [_public(entry) for entry in entries[first : first + size]]
+        page = [public(entry) for entry in entries[first : first + size]]
         more = {"next_page_token": str(first + size)} if len(entries) > first + size else {}
         # As in protobuf's JSON, an empty list is left out.
         return ({key: page, "total_size": len(entries)} if page else {}) | more
 
+    def _list_pipelines(self, request: Request) -> dict[str, Any]:
+        # Without a namespace those that all users share, and no others (apiserver/server/pipeline_server.go).
+        wanted = request.query.get("namespace", "") if self.multi_user else ""
+        own = {key: entry for key, entry in self.pipelines.items() if entry.get("namespace", "") == wanted}
+        return self._list("pipelines", own, request)
+
+    def _list_experiments(self, request: Request) -> dict[str, Any]:
+        return self._list("experiments", self._of_namespace(self.experiments, request), request)
+
+    def _of_namespace(self, known: dict[str, dict[str, Any]], request: Request) -> dict[str, dict[str, Any]]:
+        if not self.multi_user or request.query.get("experiment_id"):
+            return known
+        if not request.query.get("namespace"):
+            raise Refused(400, "a list needs a namespace or an experiment in multi-user mode")
+        return {key: entry for key, entry in known.items() if entry["namespace"] == request.query["namespace"]}
+
     def _create_pipeline(self, request: Request) -> dict[str, Any]:
-        body = _checked(request.body, "V2beta1Pipeline")
-        if any(entry["display_name"] == body.get("display_name") for entry in self.pipelines.values()):
-            raise _Refused(409, "a pipeline of that name exists already")
-        return _kept(self.pipelines, "pipeline_id", body)
+        body = checked(request.body, "V2beta1Pipeline")
+        if not self.multi_user:
+            body.pop("namespace", None)
+        same = ("display_name", "namespace")
+        if any(
+            [entry.get(key) for key in same] == [body.get(key) for key in same] for entry in self.pipelines.values()
+        ):
+            raise Refused(409, "a pipeline of that name exists already")
+        return kept(self.pipelines, "pipeline_id", body)
 
     def _upload_version(self, request: Request) -> dict[str, Any]:
-        _get(self.pipelines, request.query["pipelineid"])
+        get(self.pipelines, request.query["pipelineid"])
         kind = request.headers["Content-Type"]
         message = BytesParser().parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + request.body)
         (part,) = message.get_payload()
         documents = list(yaml.safe_load_all(part.get_payload(decode=True)))
         version = {"pipeline_id": request.query["pipelineid"], "display_name": request.query["name"]}
-        return _public(_kept(self.versions, "pipeline_version_id", version | {"documents": documents}))
+        return public(kept(self.versions, "pipeline_version_id", version | {"documents": documents}))
 
     def _list_versions(self, request: Request, pipeline: str) -> dict[str, Any]:
         own = {key: entry for key, entry in self.versions.items() if entry["pipeline_id"] == pipeline}
         return self._list("pipeline_versions", own, request)
 
     def _create_experiment(self, request: Request) -> dict[str, Any]:
-        return _kept(self.experiments, "experiment_id", _checked(request.body, "V2beta1Experiment"))
+        return kept(self.experiments, "experiment_id", checked(request.body, "V2beta1Experiment"))
 
     def _create_run(self, request: Request) -> dict[str, Any]:
-        body = _checked(request.body, "V2beta1Run")
-        _get(self.experiments, body.get("experiment_id", ""))
+        body = checked(request.body, "V2beta1Run")
         spec = self._spec(body)
-        self._check_parameters(spec, body.get("runtime_config", {}).get("parameters", {}))
-        tasks = [
-            {"display_name": name, "task_id": str(uuid.uuid4()), "pod_name": f"{name}-pod"}
-            for name in _in_order(spec["root"]["dag"]["tasks"])
-        ]
-        return _public(_kept(self.runs, "run_id", body | {"state": "PENDING", "tasks": tasks, "step": 0}))
+        given = body.get("runtime_config", {}).get("parameters", {})
+        self._check_parameters(spec, given)
+        # A run that the API server makes has two macros filled in, and no scheduled time
+        # (apiserver/template/v2_template.go: RunWorkflow); one that the scheduler makes has none.
+        run = self._run(body, spec, body["display_name"].replace(" ", "-"))
+        moment = datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+        run["runtime_config"] = {
+            "parameters": {
+                name: value.replace("[[RunUUID]]", run["run_id"]).replace("[[CurrentTime]]", moment)
+                if isinstance(value, str)
+                else value
+                for name, value in given.items()
+            }
+        }
+        return public(run)
+
+    def _run(self, body: dict[str, Any], spec: dict[str, Any], name: str) -> dict[str, Any]:
+        experiment = get(self.experiments, body.get("experiment_id", ""))
+        namespace = experiment.get("namespace") or body.get("namespace") or ("" if self.multi_user else "kubeflow")
+        if not namespace:
+            raise Refused(400, "a run cannot have an empty namespace in multi-user mode")
+        workflow = Workflow(name, spec, self.skipped, dict(self.pending), {k: list(v) for k, v in self.failing.items()})
+        return kept(
+            self.runs,
+            "run_id",
+            body | {"namespace": namespace, "state": "PENDING", "workflow": workflow, "state_history": []},
+        )
 
     def _spec(self, body: dict[str, Any]) -> dict[str, Any]:
         reference = body.get("pipeline_version_reference")
         if reference:
-            version = _get(self.versions, reference.get("pipeline_version_id", ""))
+            version = get(self.versions, reference.get("pipeline_version_id", ""))
             if version["pipeline_id"] != reference.get("pipeline_id"):
-                raise _Refused(400, "the version is of another pipeline")
+                raise Refused(400, "the version is of another pipeline")
             return dict(version["documents"][0])
         spec = body.get("pipeline_spec") or {}
         return dict(spec.get("pipeline_spec", spec))
@@ -237,112 +286,144 @@ class FakeKfp:
         known = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         needed = {name for name, entry in known.items() if "defaultValue" not in entry and not entry.get("isOptional")}
         if unknown := sorted(set(given) - set(known)):
-            raise _Refused(400, f"parameters {unknown} are not in the pipeline")
+            raise Refused(400, f"parameters {unknown} are not in the pipeline")
         if missing := sorted(needed - set(given)):
-            raise _Refused(400, f"parameters {missing} are missing")
+            raise Refused(400, f"parameters {missing} are missing")
 
     def _see_run(self, request: Request, run_id: str) -> dict[str, Any]:
-        run = _get(self.runs, run_id)
-        if run["state"] not in ("SUCCEEDED", "FAILED", "CANCELED"):
-            self._step(run)
-        details = [task for task in run["tasks"] if "state" in task]
-        root = {"display_name": "root", "task_id": "root", "state": run["state"], "create_time": run["created_at"]}
-        return _public(run) | {"run_details": {"task_details": [root, *details]}}
+        run = get(self.runs, run_id)
+        if not run.get("deleted"):
+            workflow: Workflow = run["workflow"]
+            if run["state"] == "CANCELING":
+                # What Argo says in the end is kept, and it knows no cancelled workflow (common/util/workflow.go:
+                # IsTerminating; apiserver/resource/resource_manager.go: ReportWorkflowResource).
+                workflow.stop()
+            else:
+                workflow.look()
+            self._set_state(run, workflow.state)
+            if run["state"] in ("SUCCEEDED", "FAILED"):
+                run.setdefault("finished_at", now())
+        return public(run) | {"run_details": {"task_details": self._task_details(run)}}
 
-    def _step(self, run: dict[str, Any]) -> None:
-        run["state"] = "RUNNING"
-        index, ends = divmod(run["step"], 2)
-        run["step"] += 1
-        task = run["tasks"][index]
-        if not ends:
-            task |= {
-                "state": "RUNNING",
-                "start_time": _now(),
-                "create_time": _now(),
-                "end_time": "1970-01-01T00:00:00Z",
+    def _set_state(self, run: dict[str, Any], state: str) -> None:
+        if run["state"] != state:
+            run["state_history"].append({"update_time": now(), "state": state})
+        run["state"] = state
+
+    def _task_details(self, run: dict[str, Any]) -> list[dict[str, Any]]:
+        """One entry a node: no name of a pod, no error, and children by node id.
+
+        apiserver/server/api_converter.go: toApiPipelineTaskDetail.
+        """
+        workflow: Workflow = run["workflow"]
+        return [
+            {
+                "run_id": run["run_id"],
+                "task_id": str(uuid.uuid5(uuid.UUID(run["run_id"]), node.name)),
+                "display_name": node.display,
+                "create_time": at(run, node.begun),
+                "start_time": at(run, node.begun),
+                "end_time": at(run, node.ended) if node.ended else "1970-01-01T00:00:00Z",
+                "state": {"Error": "FAILED"}.get(node.phase, node.phase.upper()),
             }
-            return
-        bad = self.outcome == "FAILED" and task["display_name"] == (
-            self.failing_task or run["tasks"][-1]["display_name"]
-        )
-        task |= {"state": "FAILED" if bad else "SUCCEEDED", "end_time": _now()}
-        if bad:
-            task["error"] = {"code": 13, "message": "main: exit status 3"}
-        if bad or index == len(run["tasks"]) - 1:
-            run |= {"state": self.outcome, "finished_at": _now()}
+            | (
+                {"child_tasks": [{"pod_name": workflow.node_id(c)} for c in node.children if c.phase]}
+                if node.children
+                else {}
+            )
+            for node in workflow.nodes
+            if node.phase
+        ]
 
     def _terminate(self, request: Request, run_id: str) -> dict[str, Any]:
-        _get(self.runs, run_id).update(state="CANCELED", finished_at=_now())
+        run = get(self.runs, run_id)
+        if run["state"] not in ("PENDING", "RUNNING"):
+            raise Refused(400, f"Failed to terminate a run {run_id}. Row not found")
+        self._set_state(run, "CANCELING")
         return {}
 
-    def _log(self, request: Request, run_id: str, pod: str) -> str:
-        if pod not in [task["pod_name"] for task in _get(self.runs, run_id)["tasks"]]:
-            raise _Refused(500, "failed to get the log of the pod")
-        return f"log of {pod}\n"
+    def _log(self, request: Request, run_id: str, node: str) -> str:
+        """The log of a pod by its name, else an archived one by node id or pod name.
+
+        Status 200 goes out before either is looked for, so a failure shows in the body alone
+        (apiserver/server/run_log_server.go).
+        """
+        workflow: Workflow = get(self.runs, run_id)["workflow"]
+        names = {workflow.pod_name(one): one for one in workflow.pods() if one.phase != "Pending"}
+        found = names.get(node) or workflow.log_key(node)
+        if found is None or get(self.runs, run_id).get("deleted"):
+            message = f"Failed to read logs for run {run_id}"
+            return json.dumps({"error_message": message, "error_details": f"{message}: not found"})
+        return f"log of {workflow.pod_name(found)}\n"
 
     def _create_recurring(self, request: Request) -> dict[str, Any]:
-        body = _checked(request.body, "V2beta1RecurringRun")
+        body = checked(request.body, "V2beta1RecurringRun")
         body["status"] = "DISABLED" if body.get("mode") == "DISABLE" else "ENABLED"
         if "max_concurrency" in body:
             body["max_concurrency"] = str(body["max_concurrency"])
-        return _kept(self.recurring, "recurring_run_id", body)
+        experiment = get(self.experiments, body.get("experiment_id", ""))
+        self._check_parameters(self._spec(body), body.get("runtime_config", {}).get("parameters", {}))
+        body["namespace"] = experiment.get("namespace", "" if self.multi_user else "kubeflow")
+        return kept(self.recurring, "recurring_run_id", body)
 
-    def _switch(self, identifier: str, status: str) -> dict[str, Any]:
-        _get(self.recurring, identifier)["status"] = status
+    def tick(self, missed: int = 1) -> list[dict[str, Any]]:
+        """What the scheduler starts when it comes to, ``missed`` times of every schedule having passed.
+
+        Without catching up it still starts the last one that was missed (crd/controller/scheduledworkflow/util/
+        cron_schedule.go: getNextScheduledTimeImp). The workflow was compiled when the schedule was made, so what stands
+        in the parameters goes into the run as it is, macros included (apiserver/template/v2_template.go:
+        ScheduledWorkflow; common/util/workflow.go: OverrideParameters).
+        """
+        started = []
+        for entry in self.recurring.values():
+            active = [
+                run for run in self.runs.values()
+                if run.get("recurring_run_id") == entry["recurring_run_id"] and run["state"] in ("PENDING", "RUNNING")
+            ]  # fmt: skip
+            count = min(missed, 1) if entry.get("no_catchup") else missed
+            if entry["status"] != "ENABLED" or len(active) >= int(entry.get("max_concurrency", 1)):
+                continue
+            for index in range(min(count, int(entry.get("max_concurrency", 1)) - len(active))):
+                body = {key: entry[key] for key in ("experiment_id", "pipeline_version_reference", "runtime_config")}
+                name = f"{entry['display_name']}-{index + 1}"
+                body |= {"display_name": name, "recurring_run_id": entry["recurring_run_id"]}
+                started.append(self._run(body, self._spec(body), name))
+        return started
+
+    def _delete_recurring(self, request: Request, identifier: str) -> dict[str, Any]:
+        """Deletes a schedule, and with it the workflows that it has started, unless it is asked to orphan them.
+
+        Kubernetes deletes what a deleted object owns (apiserver/resource/resource_manager.go: DeleteJob;
+        crd/controller/scheduledworkflow/util/scheduled_workflow.go: SetOwnerReferences).
+        """
+        unknown = set(request.query) - {"propagation_policy"}
+        if unknown or request.query.get("propagation_policy", "ORPHAN") not in ("FOREGROUND", "BACKGROUND", "ORPHAN"):
+            raise Refused(400, f"unknown query: {request.query}")
+        get(self.recurring, identifier)
+        del self.recurring[identifier]
+        if request.query.get("propagation_policy") != "ORPHAN":
+            for run in self.runs.values():
+                if run.get("recurring_run_id") == identifier:
+                    # Nobody reports it any more: it keeps its last state for ever.
+                    run["deleted"] = True
         return {}
 
+    def value_of(self, run: dict[str, Any], component: str, name: str) -> Any:
+        """What a component gets for a parameter that its task in the root DAG takes from the run or holds itself.
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
+        A constant is replaced only if it is nothing but a placeholder (v2/driver/resolve.go: resolveInputParameter).
+        """
+        spec = self._spec(run)
+        tasks = spec["root"]["dag"]["tasks"].values()
+        task = next(entry for entry in tasks if entry["componentRef"]["name"] == component)
+        source = task["inputs"]["parameters"][name]
+        if "componentInputParameter" in source:
+            known = spec["root"]["inputDefinitions"]["parameters"][source["componentInputParameter"]]
+            given = run.get("runtime_config", {}).get("parameters", {})
+            return given.get(source["componentInputParameter"], known.get("defaultValue"))
+        constant = source["runtimeValue"]["constant"]
+        return run["run_id"] if constant == "{{$.pipeline_job_uuid}}" else constant
 
-
-def _get(known: dict[str, dict[str, Any]], identifier: str) -> dict[str, Any]:
-    if identifier not in known:
-        raise _Refused(404, f"{identifier or 'the empty id'} not found")
-    return known[identifier]
-
-
-def _public(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key not in ("documents", "tasks", "step")}
-
-
-def _kept(known: dict[str, dict[str, Any]], key: str, entry: dict[str, Any]) -> dict[str, Any]:
-    identifier = str(uuid.uuid4())
-    known[identifier] = entry | {key: identifier, "created_at": _now()}
-    return known[identifier]
-
-
-def _in_order(tasks: dict[str, Any]) -> list[str]:
-    """Names of the tasks, each after those it depends on."""
-    names: list[str] = []
-    while len(names) < len(tasks):
-        names += [n for n, t in tasks.items() if n not in names and set(t.get("dependentTasks", [])) <= set(names)]
-    return names
-
-
-def _checked(body: bytes, model: str) -> dict[str, Any]:
-    value = json.loads(body)
-    _check(value, model, model)
-    return dict(value)
-
-
-def _check(value: Any, kind: str, place: str) -> None:
-    """Holds a value against a type of the generated client; a field that it does not have is refused."""
-    if inner := re.fullmatch(r"list\[(.+)\]", kind):
-        for entry in value:
-            _check(entry, inner[1], place)
-    elif inner := re.fullmatch(r"dict\(str, (.+)\)", kind):
-        for name, entry in value.items():
-            _check(entry, inner[1], f"{place}.{name}")
-    elif kind in _PLAIN:
-        if not isinstance(value, _PLAIN[kind]):
-            raise _Refused(400, f"{place}: {kind} expected, got {type(value).__name__}")
-    else:
-        model = getattr(kfp_server_api, kind)
-        if not model.openapi_types:
-            return
-        names = {wire: name for name, wire in model.attribute_map.items()}
-        for name, entry in value.items():
-            if name not in names:
-                raise _Refused(400, f'{place}: unknown field "{name}"')
-            _check(entry, model.openapi_types[names[name]], f"{place}.{name}")
+    def _switch(self, identifier: str, status: str) -> dict[str, Any]:
+        get(self.recurring, identifier)["status"] = status
+        return {}

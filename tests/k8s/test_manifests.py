@@ -51,6 +51,7 @@ def test_every_overlay_is_checked() -> None:
 def copied(folder: Path, overlay: str) -> Path:
     """A copy of an overlay for somebody's own values, beside a copy of the base."""
     shutil.copytree(K8S / "base", folder / "base")
+    shutil.copytree(K8S / "overlays" / "standalone", folder / "overlays" / "standalone")
     return Path(shutil.copytree(K8S / "overlays" / overlay, folder / "overlays" / "mine"))
 
 
@@ -72,7 +73,7 @@ def test_an_overlay_of_ones_own_is_checked_with_its_profile(tmp_path: Path) -> N
     good = CliRunner().invoke(main, [*arguments, "--profile", "cpu"])
     assert good.exit_code == 0, good.output
     assert "overlay mine: ok" in good.output
-    assert "overlay gpu" not in good.output
+    assert "overlay profile" not in good.output
     (place / "store.yaml").write_text(
         (K8S / "base" / "store.yaml").read_text().replace("example.com", "example.com:9443")
     )
@@ -84,17 +85,28 @@ def test_an_overlay_of_ones_own_is_checked_with_its_profile(tmp_path: Path) -> N
 
 def test_the_overlay_that_the_guide_shows_has_no_finding(tmp_path: Path) -> None:
     shutil.copytree(K8S / "base", tmp_path / "base")
-    shutil.copytree(K8S / "overlays" / "gpu", tmp_path / "overlays" / "gpu")
-    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "kubernetes.md").read_text(), re.DOTALL)
+    shutil.copytree(K8S / "overlays" / "profile", tmp_path / "overlays" / "profile")
+    shown = next(text for text in shown_yaml() if "Kustomization" in text)
     place = tmp_path / "overlays" / "mine"
     place.mkdir()
     (place / "kustomization.yaml").write_text(textwrap.dedent(shown))
     found, text = own(place, "mine", "gpu")
     assert found == []
     documents = list(yaml.safe_load_all(text))
-    assert {document["metadata"]["namespace"] for document in documents} == {"kubeflow"}
-    assert not {document["kind"] for document in documents} & {"Namespace", "ResourceQuota", "LimitRange", "Secret"}
-    assert rules(documents)[1]["resourceNames"] == ["untaint-s3", "mlpipeline-minio-artifact"]
+    assert {document["metadata"]["namespace"] for document in documents} == {"my-profile"}
+    assert not {document["kind"] for document in documents} & {"Namespace", "Secret"}
+
+
+def test_the_way_to_the_api_server_that_the_guide_shows_for_cilium_is_for_the_same_pods(
+    rendered: dict[str, Documents],
+) -> None:
+    shown = next(yaml.safe_load(text) for text in shown_yaml() if "CiliumNetworkPolicy" in text)
+    policy = one(rendered["profile"], "NetworkPolicy")
+    # Cilium adds what it allows to what the other policy does, for the pods that both select.
+    assert shown["spec"]["endpointSelector"] == policy["spec"]["podSelector"]
+    (rule,) = shown["spec"]["egress"]
+    assert rule["toEntities"] == ["kube-apiserver"]
+    assert {port["port"] for port in rule["toPorts"][0]["ports"]} == {"443", "6443"}
 
 
 def test_make_check_leaves_out_no_check_for_want_of_kubectl(tmp_path: Path) -> None:
@@ -108,6 +120,12 @@ def test_make_check_leaves_out_no_check_for_want_of_kubectl(tmp_path: Path) -> N
     done = subprocess.run([make, "-n", "check"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].startswith(".venv/bin/python -m k8s.checks --tools")
     assert "command -v kubectl" not in done.stdout
+
+
+def shown_yaml() -> list[str]:
+    """The YAML that the guide shows."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    return [textwrap.dedent(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
 
 
 def one(documents: Documents, kind: str, name: str = "") -> dict[str, Any]:
@@ -138,11 +156,13 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
         lambda d: one(d, "RoleBinding")["subjects"][0].update(name="default"),
         "ServiceAccount default is not defined",
     ),
-    "secret of the launcher": (
-        lambda d: one(d, "ConfigMap", "launcher").update(
-            data={"providers": one(d, "ConfigMap", "launcher")["data"]["providers"].replace("untaint-s3", "s3-keys")}
-        ),
+    "secret of a role": (
+        lambda d: rules(d)[1].update(resourceNames=["s3-keys"]),
         "Secret s3-keys is not defined",
+    ),
+    "root of all pipelines": (
+        lambda d: one(d, "ConfigMap", "s3")["metadata"].update(name="kfp-launcher"),
+        "moves the artifacts of all pipelines",
     ),
     "secret of the profile": (lambda d: d.remove(one(d, "Secret")), "profile: Secret untaint-s3 is not defined"),
     "account of the profile": (
@@ -150,7 +170,17 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
         "profile: ServiceAccount untaint-runner is not defined",
     ),
     "setting": (lambda d: one(d, "ConfigMap", "s3")["data"].pop("AWS_REGION"), "has no key AWS_REGION"),
-    "namespace": (lambda d: one(d, "Role")["metadata"].update(namespace="default"), "namespace default is not defined"),
+    "namespace": (lambda d: one(d, "Role")["metadata"].update(namespace="default"), "objects in several namespaces"),
+    "namespace of its own": (
+        lambda d: d.append({"kind": "Namespace", "metadata": {"name": "untaint", "labels": {}}}),
+        "no label pipelines.kubeflow.org/enabled=true, without which no pod of a run starts",
+    ),
+    "namespace that the store does not admit": (
+        lambda d: d.append(
+            {"kind": "Namespace", "metadata": {"name": "untaint", "labels": {"pipelines.kubeflow.org/enabled": "true"}}}
+        ),
+        "no label app.kubernetes.io/part-of=kubeflow-profile",
+    ),
     "policy type": (
         lambda d: one(d, "NetworkPolicy")["spec"].update(policyTypes=["Igress", "Egress"]),
         "are not Ingress and Egress",
@@ -171,7 +201,8 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
     "DNS by TCP only": (lambda d: egress(d)[0]["ports"].pop(0), "kube-dns of kube-system at UDP 53"),
     "no way to the API of KFP": (lambda d: egress(d).pop(1), "reach pods app=ml-pipeline of kubeflow at TCP 8887"),
     "no way to the metadata": (lambda d: egress(d).pop(2), "component=metadata-grpc-server of kubeflow at TCP 8080"),
-    "no way to the store": (lambda d: egress(d).pop(3), "no policy lets the stages reach addresses at TCP 443"),
+    "no way to the archive of logs": (lambda d: egress(d).pop(3), "reach pods app=seaweedfs of kubeflow at TCP 8333"),
+    "no way to the store": (lambda d: egress(d).pop(4), "no policy lets the stages reach addresses at TCP 443"),
     "another port of the store": (
         lambda d: one(d, "ConfigMap", "s3")["data"].update(AWS_ENDPOINT_URL="https://s3.example.com:9443"),
         "no policy lets the stages reach addresses at TCP 9443",
@@ -215,11 +246,11 @@ MISTAKES: dict[str, tuple[Plant, str]] = {
 @pytest.mark.parametrize("mistake", sorted(MISTAKES))
 def test_a_planted_mistake_is_found(rendered: dict[str, Documents], mistake: str) -> None:
     plant, says = MISTAKES[mistake]
-    documents, profile = copy.deepcopy(rendered["gpu"]), load_profile("gpu")
+    documents, profile = copy.deepcopy(rendered["profile"]), load_profile("gpu")
     plant(documents)
     found = [
         *manifests.labels(documents), *manifests.privileges(documents), *manifests.secrets(documents),
-        *manifests.references(documents, "gpu", profile), *manifests.network(documents, profile),
+        *manifests.references(documents, "profile", profile), *manifests.network(documents, profile),
         *manifests.ways(documents), *manifests.grants(documents, profile),
     ]  # fmt: skip
     assert any(says in line for line in found), found
@@ -227,7 +258,7 @@ def test_a_planted_mistake_is_found(rendered: dict[str, Documents], mistake: str
 
 def test_what_does_not_render_is_a_finding(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
-    found, text = own(tmp_path, "gpu")
+    found, text = own(tmp_path, "profile")
     assert "missing.yaml" in found[0]
     assert text == ""
 
@@ -238,31 +269,38 @@ def test_without_a_renderer_the_check_says_so(monkeypatch: pytest.MonkeyPatch) -
         manifests.render(K8S / "base")
 
 
-def test_irsa_has_no_static_keys_anywhere(rendered: dict[str, Documents]) -> None:
+def test_irsa_has_no_static_keys_of_the_store(rendered: dict[str, Documents]) -> None:
     documents = rendered["eks-irsa"]
     assert not [d for d in documents if d["kind"] == "Secret"]
-    assert not [rule for rule in rules(documents) if "secrets" in rule["resources"]]
-    assert "secretRef" not in one(documents, "ConfigMap", "launcher")["data"]["providers"]
+    assert load_profile("eks-irsa").s3.secret is None
     assert "eks.amazonaws.com/role-arn" in one(documents, "ServiceAccount")["metadata"]["annotations"]
     assert "AWS_ENDPOINT_URL" not in one(documents, "ConfigMap", "s3")["data"]
 
 
-def test_kind_gets_nothing_that_would_touch_kubeflow_pipelines_itself(rendered: dict[str, Documents]) -> None:
-    kinds = {document["kind"] for document in rendered["kind"]}
-    assert not kinds & {"Namespace", "ResourceQuota", "LimitRange", "Secret"}
-    assert {document["metadata"]["namespace"] for document in rendered["kind"]} == {"kubeflow"}
+@pytest.mark.parametrize("overlay", ["kind", "standalone"])
+def test_nothing_touches_a_standalone_kubeflow_pipelines_itself(rendered: dict[str, Documents], overlay: str) -> None:
+    kinds = {document["kind"] for document in rendered[overlay]}
+    assert not kinds & {"Namespace", "ResourceQuota", "LimitRange"}
+    assert {document["metadata"]["namespace"] for document in rendered[overlay]} == {"kubeflow"}
+
+
+@pytest.mark.parametrize("overlay", sorted(OVERLAYS))
+def test_small_artifacts_go_where_those_of_all_pipelines_go(rendered: dict[str, Documents], overlay: str) -> None:
+    assert "kfp-launcher" not in [document["metadata"]["name"] for document in rendered[overlay]]
+    (secret,) = [rule for rule in rules(rendered[overlay]) if "secrets" in rule["resources"]]
+    assert (secret["resourceNames"], secret["verbs"]) == (["mlpipeline-minio-artifact"], ["get"])
 
 
 def test_kind_reaches_the_store_of_kubeflow_pipelines_through_its_pods(rendered: dict[str, Documents]) -> None:
     documents = copy.deepcopy(rendered["kind"])
     assert manifests.ways(documents) == []
-    egress(documents).pop()
-    assert manifests.ways(documents) == ["no policy lets the stages reach the store's pods in namespace kubeflow"]
+    egress(documents).pop(3)
+    assert "no policy lets the stages reach the store's pods in namespace kubeflow" in manifests.ways(documents)
 
 
 def test_no_overlay_keeps_data_in_volumes(rendered: dict[str, Documents]) -> None:
     assert not any(d["kind"].startswith("Persistent") for documents in rendered.values() for d in documents)
-    assert one(rendered["gpu"], "ResourceQuota")["spec"]["hard"]["persistentvolumeclaims"] == "0"
+    assert one(rendered["profile"], "ResourceQuota")["spec"]["hard"]["persistentvolumeclaims"] == "0"
 
 
 def test_kind_would_know_every_field_of_its_configuration() -> None:
@@ -282,13 +320,13 @@ def test_the_schemas_pass_the_manifests_and_find_a_typo_and_an_unknown_kind(
     rendered: dict[str, Documents], tmp_path: Path
 ) -> None:
     file = tmp_path / "rendered.yaml"
-    file.write_text(yaml.safe_dump_all(rendered["gpu"]))
+    file.write_text(yaml.safe_dump_all(rendered["profile"]))
     assert schema(TOOLS, file) == []
-    typo = copy.deepcopy(rendered["gpu"])
+    typo = copy.deepcopy(rendered["profile"])
     one(typo, "ServiceAccount")["automountServiceAcountToken"] = True
     file.write_text(yaml.safe_dump_all(typo))
     assert len([line for line in schema(TOOLS, file) if "automountServiceAcountToken" in line]) == 2
-    unknown = copy.deepcopy(rendered["gpu"])
+    unknown = copy.deepcopy(rendered["profile"])
     one(unknown, "ServiceAccount")["kind"] = "ServiceAcount"
     file.write_text(yaml.safe_dump_all(unknown))
     assert schema(TOOLS, file)

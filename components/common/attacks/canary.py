@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.verdicts import NO_POISON
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -181,7 +182,7 @@ def verdict_without(
     mine = flagged & is_canary(record, len(assignments))
     own_class = bool((labels[flagged] == record["label"]).all())
     if flagged.any() and own_class and 2 * int(mine.sum()) >= int(flagged.sum()):
-        return "no poison found"
+        return NO_POISON
     return verdict
 
 

@@ -9,11 +9,18 @@ from typing import Annotated
 from components.common.contracts.config import Rule
 from components.common.contracts.errors import ConfigError
 
-__all__ = ["Day", "ModelName", "checked_run_id"]
+__all__ = ["MAX_MODEL_NAME", "MAX_RUN_ID", "Day", "ModelName", "checked_model_name", "checked_run_id"]
 
-# On a cluster a run id is the model's name, a hyphen and 14 digits of time.
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+MAX_RUN_ID = 63
+"""Longest run id: that of a Kubernetes label."""
+MAX_MODEL_NAME = MAX_RUN_ID - len("-20261120030000")
+"""Longest name of a model: the runs of its schedule are named after it and their time."""
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_EXPECTED = "1 to {} of A-Z, a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+
+
+def _is_plain(name: str, longest: int) -> bool:
+    return len(name) <= longest and bool(_PLAIN.fullmatch(name))
 
 
 def _is_day(text: str) -> bool:
@@ -25,10 +32,7 @@ def _is_day(text: str) -> bool:
 
 ModelName = Annotated[
     str,
-    Rule(
-        lambda name: bool(_MODEL_NAME.fullmatch(name)),
-        "1 to 63 letters (A-Z, a-z), digits, '.', '_' and '-', starting with a letter or digit",
-    ),
+    Rule(lambda name: _is_plain(name, MAX_MODEL_NAME), _EXPECTED.format(MAX_MODEL_NAME)),
 ]
 """The name under which champions follow one another."""
 Day = Annotated[str, Rule(_is_day, "a date as YYYY-MM-DD, or nothing")]
@@ -41,11 +45,20 @@ def checked_run_id(run_id: str) -> str:
     Raises:
         ConfigError: It cannot.
     """
-    if not _RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            "run_id",
-            expected="1 to 100 letters (A-Z, a-z), digits, '.', '_' and '-', starting with a letter or digit",
-            found=repr(run_id[:120]),
-            hint="Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone.",
-        )
-    return run_id
+    hint = "Choose another run id. On a cluster, [[ScheduledTime]] is filled in by the scheduler alone."
+    return _checked("run_id", run_id, MAX_RUN_ID, hint)
+
+
+def checked_model_name(name: str) -> str:
+    """The name of a model as it came, if it can be one; for a name that is no setting of a stage.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    return _checked("model name", name, MAX_MODEL_NAME, "`untaint models list` shows the names.")
+
+
+def _checked(subject: str, name: str, longest: int, hint: str) -> str:
+    if not _is_plain(name, longest):
+        raise ConfigError(subject, expected=_EXPECTED.format(longest), found=repr(name[:120]), hint=hint)
+    return name

@@ -33,7 +33,7 @@ class Output:
 
     name: str
     text: str
-    kind: Literal["text", "HTML"] = "text"
+    kind: Literal["text", "HTML", "Model"] = "text"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +50,8 @@ class StageSpec:
             not have comes as a pair of empty texts.
         inputs: Settings that are parameters of the pipeline, to the parameter's name, which tasks may share. The
             others travel together as a mapping.
+        after: The parent whose lineage artifact it takes, which makes the edge between both in the run graph; empty for
+            none. What it reads comes by the manifests.
         lineage: Type of the artifact that stands for the result in the run graph.
         outputs: What it hands on besides its manifest.
         image: The stage whose image holds the code; empty for one of its own.
@@ -62,6 +64,7 @@ class StageSpec:
     summary: str
     parents: tuple[str, ...] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
     lineage: Literal["Dataset", "Model"] = "Dataset"
     outputs: tuple[Output, ...] = ()
     image: str = ""

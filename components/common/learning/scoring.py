@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from components.common.learning.augment import to_float
 
-__all__ = ["Scores", "predict", "score", "scores_of"]
+__all__ = ["Scores", "penultimate_features", "predict", "score", "scores_of"]
 
 # Large enough to fill two cores at 32 px, small enough that the activations of a ResNet-50 at 224 px fit in 2 GiB.
 _BATCH = 250
@@ -51,6 +51,24 @@ def predict(model: nn.Module, images: Tensor, batch_size: int = _BATCH) -> Tenso
     ]
     model.train(training)
     return torch.cat(outputs)
+
+
+def penultimate_features(model: nn.Module, images: Tensor, batch_size: int = _BATCH) -> Tensor:
+    """Inputs of the model's last linear layer, float32 [n, f] on the CPU.
+
+    Args:
+        model: From float images in [0, 1] to logits.
+        images: uint8 [n, c, h, w].
+        batch_size: Images per forward pass.
+    """
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    seen: list[Tensor] = []
+    handle = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float().cpu()))
+    try:
+        predict(model, images, batch_size)
+    finally:
+        handle.remove()
+    return torch.cat(seen)
 
 
 def score(model: nn.Module, images: Tensor, labels: Tensor) -> Scores:

@@ -6,7 +6,6 @@ pointer moves, so a mover that dies in between loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -92,13 +91,17 @@ def move(store: Store, candidate: Champion, present: tuple[Champion, str] | None
     return moved
 
 
-def roll_back(store: Store, name: str, number: int | None = None) -> Champion:
+def roll_back(store: Store, name: str, by: str, number: int | None = None) -> Champion:
     """Makes an earlier champion the champion again, as a new entry of the history.
+
+    Without a number it walks back: from a champion that a rollback brought back to the one before that, never to the
+    one that was just left.
 
     Args:
         store: The store at the root of the run data.
         name: Model name.
-        number: Which one; None for the last one that was trained by another run than the present champion.
+        by: Who asks for it.
+        number: Which one; None for the one before the present champion, of another run.
 
     Raises:
         ConfigError: No champion, or no such earlier one.
@@ -110,14 +113,16 @@ def roll_back(store: Store, name: str, number: int | None = None) -> Champion:
         raise ConfigError(
             f"model {name}", expected="a champion", found="none", hint="`untaint models list` shows the names."
         )
-    wanted: Callable[[Champion], bool] = lambda e: e.number == number  # noqa: E731 - one of two predicates
+    entries = history(store, name)
     if number is None:
-        wanted = lambda e: e.run_id != present[0].run_id  # noqa: E731
-    earlier = [entry for entry in history(store, name) if entry.number != present[0].number and wanted(entry)]
+        first = _first_entry(entries, present[0])
+        earlier = [entry for entry in entries if entry.number < first and entry.run_id != present[0].run_id]
+    else:
+        earlier = [entry for entry in entries if entry.number == number != present[0].number]
     if not earlier:
         raise ConfigError(
             f"model {name}",
-            expected=f"an earlier champion {number}" if number else "an earlier champion of another run",
+            expected=f"an earlier champion {number}" if number else "a champion before it, of another run",
             found="none",
             hint=f"`untaint models list {name}` shows the history.",
         )
@@ -126,7 +131,19 @@ def roll_back(store: Store, name: str, number: int | None = None) -> Champion:
         raise StorageError(
             target.model_uri, expected="the checkpoint of the earlier champion", found="none", hint="It was deleted."
         )
-    return move(store, replace(target, how="rollback"), present)
+    return move(store, replace(target, how="rollback", by=by), present)
+
+
+def _first_entry(entries: list[Champion], champion: Champion) -> int:
+    """Number of the entry that a champion goes back to: its own, unless a rollback brought an earlier one back."""
+    if champion.how != "rollback":
+        return champion.number
+    made = [
+        entry.number
+        for entry in entries
+        if entry.run_id == champion.run_id and entry.how != "rollback" and entry.number < champion.number
+    ]
+    return made[-1] if made else champion.number
 
 
 def _swap(store: Store, uri: str, data: bytes, etag: str | None) -> bool:

@@ -9,7 +9,8 @@ All that is known of a model name lies below ``<root>/models/<name>/``:
 
 A training keeps its claim as long as it gives signs of life: anything that its stages write below
 ``<root>/runs/<run_id>/``, which they do at least every minute while they train. A lease without one, by clocks that
-agree to within seconds, frees the claim for a takeover with the next epoch.
+agree to within seconds, frees the claim for a takeover with the next epoch. A takeover of the same plan as the training
+that died resumes from its data: finished stages are found, and the one that was at work loads its last state.
 """
 
 from __future__ import annotations
@@ -20,13 +21,22 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-from components.common.contracts.errors import ConflictError, DataError
+from components.common.contracts.errors import ConfigError, ConflictError, DataError
 from components.common.retraining.drops import Drop, check_files, date_of, find_drops, read_ready
-from components.common.retraining.records import CLAIMED, DONE, Claim, Search, Terms, drop_digest
+from components.common.retraining.records import (
+    CLAIMED,
+    DONE,
+    PROMOTED,
+    REOPENED,
+    Claim,
+    Search,
+    Terms,
+    drop_digest,
+)
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 
-__all__ = ["claim_next", "complete", "model_uri", "require_held"]
+__all__ = ["claim_next", "complete", "model_uri", "reopen", "require_held"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +118,49 @@ def complete(store: Store, name: str, claim: Claim, outcome: str) -> None:
     _note_seen(store, base, claim.drop_uri, claim.ready_etag)
 
 
+def reopen(store: Store, name: str, drop_uri: str) -> Claim:
+    """Lets a drop be trained once more whose model the gates kept out, or whose trainings died.
+
+    Args:
+        store: The store at the root of the run data.
+        name: Model name.
+        drop_uri: ``s3://…`` of the drop.
+
+    Returns:
+        The claim as it stood.
+
+    Raises:
+        ConfigError: No such drop, it was never claimed, it is being trained, or its model was promoted.
+        ConflictError: Another run was first.
+        DataError: The drop's ``_READY.json`` cannot be read.
+        StorageError: The store cannot serve.
+    """
+    uri = drop_uri.rstrip("/")
+    drop = next((each for each in find_drops(store, uri) if each.uri == uri), None)
+    if drop is None:
+        raise _not_reopened(uri, "a drop with its _READY.json", "none", "Check the address.")
+    base = model_uri(store.root, name)
+    content = drop_digest(read_ready(store, drop))
+    found = store.find(_claim_uri(base, content))
+    if found is None:
+        raise _not_reopened(uri, f"a drop that was trained for model {name}", "one that never was", "Check --name.")
+    standing = Claim.from_bytes(found[0], _claim_uri(base, content))
+    if standing.state == DONE and standing.outcome == PROMOTED:
+        hint = f"`untaint models list {name}` shows what became of it; `untaint models rollback {name}` takes it back."
+        raise _not_reopened(uri, "a drop whose model was not promoted", f"promoted, run {standing.holder}", hint)
+    if standing.state == CLAIMED and time.time() < _last_sign(store, standing) + standing.lease_seconds:
+        hint = f"Wait for the run, or for its lease of {standing.lease_seconds:.0f} s without a sign of life."
+        raise _not_reopened(uri, "a drop that nobody trains", f"run {standing.holder} at work", hint)
+    freed = replace(standing, state=REOPENED, outcome="", drop_uri=uri, ready_etag=drop.ready_etag, epoch=0)
+    store.put_if_match(_claim_uri(base, content), freed.to_bytes(), found[1])
+    store.delete(join(base, "seen", _mark(uri, drop.ready_etag)))
+    return standing
+
+
+def _not_reopened(uri: str, expected: str, found: str, hint: str) -> ConfigError:
+    return ConfigError(f"drop {uri}", expected=expected, found=found, hint=hint)
+
+
 def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | None, str]:
     """A claim on that drop, or why there is none."""
     files = read_ready(store, drop)
@@ -121,6 +174,7 @@ def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | Non
         epoch=1,
         since=round(time.time(), 3),
         lease_seconds=terms.lease_seconds,
+        plan=terms.plan,
     )
     found = store.find(uri)
     if found is None:
@@ -132,20 +186,25 @@ def _try(store: Store, base: str, drop: Drop, terms: Terms) -> tuple[Claim | Non
             logger.info("drop %s has the content of %s, which is done", drop.uri, standing.drop_uri)
         _note_seen(store, base, drop.uri, drop.ready_etag)
         return None, "done"
-    if standing.holder == terms.holder:
+    if standing.state != REOPENED and standing.holder == terms.holder:
         return standing, CLAIMED
-    if time.time() < _last_sign(store, standing) + standing.lease_seconds:
+    if standing.state != REOPENED and time.time() < _last_sign(store, standing) + standing.lease_seconds:
         return None, "being trained"
-    if standing.epoch >= terms.attempts:
+    if standing.state != REOPENED and standing.epoch >= terms.attempts:
         logger.info("drop %s is left alone: %d trainings of it died; delete %s to try", drop.uri, standing.epoch, uri)
         return None, "given up"
     check_files(store, drop, files)
-    wanted = replace(wanted, epoch=standing.epoch + 1)
+    # What was given back is trained anew: its finished stages are what was refused.
+    same = standing.state == CLAIMED and bool(terms.plan) and standing.plan == terms.plan
+    wanted = replace(wanted, epoch=standing.epoch + 1, run_id=standing.data_run_id if same else "")
     try:
         store.put_if_match(uri, wanted.to_bytes(), found[1])
     except ConflictError:
         return None, "being trained"
-    logger.info("took drop %s over from run %s, which went silent", drop.uri, standing.holder)
+    why = "which went silent" if standing.state == CLAIMED else "whose model was not promoted"
+    logger.info("took drop %s over from run %s, %s", drop.uri, standing.holder, why)
+    if same:
+        logger.info("resuming from the data of run %s", wanted.run_id)
     return wanted, CLAIMED
 
 
@@ -154,7 +213,7 @@ def _last_sign(store: Store, claim: Claim) -> float:
     latest = claim.since
     # Only a claim that looks expired is worth a listing.
     if time.time() >= latest + claim.lease_seconds:
-        for info in store.list(f"{join(store.root, 'runs', claim.holder)}/"):
+        for info in store.list(f"{join(store.root, 'runs', claim.data_run_id)}/"):
             latest = max(latest, info.last_modified.timestamp())
     return latest
 

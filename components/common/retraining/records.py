@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import date
 from typing import Any, Self
 
@@ -17,9 +17,11 @@ __all__ = [
     "KEPT_CHAMPION",
     "NOTHING_NEW",
     "PROMOTED",
+    "REOPENED",
     "Champion",
     "Claim",
     "Gate",
+    "Pinned",
     "ReadyFile",
     "Search",
     "Terms",
@@ -30,6 +32,8 @@ CLAIMED = "claimed"
 """State of a claim whose training is under way, and outcome of a claim step that has found a drop."""
 DONE = "done"
 """State of a claim whose drop has been trained."""
+REOPENED = "reopened"
+"""State of a claim whose drop was trained, and is to be trained once more."""
 NOTHING_NEW = "nothing new"
 """Outcome of a claim step that has found no drop to train."""
 PROMOTED = "promoted"
@@ -61,7 +65,10 @@ def drop_digest(files: Iterable[ReadyFile]) -> str:
 
 
 class _Record:
-    """To and from canonical JSON; a record of another format is refused and not guessed at."""
+    """To and from canonical JSON; a record of another format is refused and not guessed at.
+
+    A field with a default may be missing: the version that wrote the record did not have it yet.
+    """
 
     __slots__ = ()
 
@@ -81,11 +88,17 @@ class _Record:
             ContractError: Not JSON, not such a record, or of another version.
         """
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        # A field with a default is newer than some records.
+        required = {
+            f.name
+            for f in fields(cls)  # type: ignore[arg-type]
+            if f.default is MISSING and f.default_factory is MISSING
+        }
         try:
             values = json.loads(data)
             version = values.pop("version")
             found = f"version {version}" if version != _RECORD_VERSION else f"the fields {sorted(values)}"
-            usable = version == _RECORD_VERSION and set(values) == known
+            usable = version == _RECORD_VERSION and required <= set(values) <= known
         except (ValueError, KeyError, AttributeError, TypeError) as problem:
             usable, found = False, f"{type(problem).__name__}"
         if not usable:
@@ -110,8 +123,10 @@ class Claim(_Record):
         epoch: 1 for the first claim, one more for every takeover. A holder of an older epoch has lost the drop.
         since: When it was claimed, seconds since 1970, by the holder's clock.
         lease_seconds: Seconds without a sign of life after which another run may take over.
-        state: ``claimed`` or ``done``.
+        state: ``claimed``, ``done`` or ``reopened``.
         outcome: How a done one ended: ``promoted`` or ``kept champion``; empty before.
+        run_id: Id of the run below which the data of the training are; empty for the holder's own.
+        plan: Digest of what is done with the drop; a takeover of the same plan resumes from these data.
     """
 
     content: str
@@ -123,6 +138,13 @@ class Claim(_Record):
     lease_seconds: float
     state: str = CLAIMED
     outcome: str = ""
+    run_id: str = ""
+    plan: str = ""
+
+    @property
+    def data_run_id(self) -> str:
+        """The run below which the data of the training are kept."""
+        return self.run_id or self.holder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,13 +177,15 @@ class Champion(_Record):
         model_bytes: Its length.
         evaluation_uri: Manifest of the run's evaluate stage.
         evaluation_sha256: Hex digest of that manifest.
-        acc: Accuracy on the run's holdout, in [0, 1].
-        holdout_sha256: Digest of that holdout's images and labels: accuracies compare only on an equal one.
+        acc: Accuracy on the trusted rows of the run's holdout, in [0, 1].
+        holdout_sha256: Digest of that holdout's images and labels.
         suspect_share: Suspects as a share of the training set, in [0, 1].
         drop_uri: The drop that it was trained on; empty for a run outside the schedule.
         promoted_at: When the pointer was moved, ISO 8601 in UTC.
         how: ``gates``, ``by hand`` or ``rollback``.
         gates: The gates as they came out, as mappings; empty if none were asked.
+        forced: Whether it was promoted although a gate did not hold.
+        by: Who moved the pointer: ``user@host``, or the run whose promote step did.
     """
 
     name: str
@@ -179,6 +203,32 @@ class Champion(_Record):
     promoted_at: str
     how: str
     gates: list[dict[str, Any]] = field(default_factory=list)
+    forced: bool = False
+    by: str = ""
+
+    @property
+    def manner(self) -> str:
+        """How it became the champion, in words: what was overridden and by whom."""
+        lost = [gate["name"] for gate in self.gates if not gate["passed"]]
+        words = self.how
+        if self.forced:
+            words = f"{'rollback to one ' if self.how == 'rollback' else ''}FORCED against {', '.join(lost)}"
+        return f"{words}, by {self.by}" if self.by else words
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pinned(_Record):
+    """The evaluation set of a model's name: ``models/<name>/holdout.json``.
+
+    Attributes:
+        location: ``s3://bucket/prefix`` of its images, in any form that a drop may have.
+        content: Hex sha256 over its images' digests and labels.
+        rows: Number of images.
+    """
+
+    location: str
+    content: str
+    rows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +242,7 @@ class Terms:
         attempts: Trainings of one drop that may die before it is left alone.
         since: First date of the drops to take, by their names; None for no bound.
         until: Last date, inclusive; None for no bound. With a bound, drops without a date are passed over.
+        plan: Digest of what is to be done with the drop, code included; empty for one that is like no other.
     """
 
     name: str
@@ -200,6 +251,7 @@ class Terms:
     attempts: int = 3
     since: date | None = None
     until: date | None = None
+    plan: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,7 +40,7 @@ class ObjectRef:
         uri: Where it lies, ``s3://bucket/key``.
         sha256: Hex digest of the object's bytes, checked at every reading.
         size_bytes: Length of the object.
-        kind: ``table``, ``array``, ``checkpoint`` or ``document``.
+        kind: ``table``, ``array``, ``checkpoint``, ``model``, ``images`` or ``document``.
         rows: Rows of a table, first dimension of an array, else None.
     """
 

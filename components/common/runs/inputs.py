@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from components.common.runs.artifacts import StageManifest
 from components.common.runs.lifecycle import StageRun
 from components.common.tables.tables import SAMPLE_INDEX
 
-__all__ = ["Rows", "add_model", "read_model", "read_rows"]
+__all__ = ["Rows", "add_model", "load_model", "read_model", "read_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,10 +96,28 @@ def read_model(run: StageRun, parent: str, name: str, device: torch.device | Non
     def build() -> tuple[nn.Module, str]:
         subject = f"{run.parents[parent].uri}, object {name}"
         state = run.once(("state", parent, name), lambda: from_bytes(run.read_bytes(parent, name), subject=subject))
-        kept = state["spec"]
-        spec = ModelSpec(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
-        model = build_model(state["architecture"], spec)
-        model.load_state_dict(state["weights"])
-        return model.to(place).eval(), str(state["architecture"])
+        model, _, architecture = _built(state)
+        return model.to(place), architecture
 
     return run.once(("model", parent, name, str(place)), build)
+
+
+def load_model(data: bytes, subject: str) -> tuple[nn.Module, ModelSpec, str]:
+    """A model from the bytes that ``add_model`` kept, in evaluation mode, what it is built for and its architecture.
+
+    Args:
+        data: The checkpoint.
+        subject: Where it came from, for messages.
+
+    Raises:
+        ContractError: The checkpoint is damaged.
+    """
+    return _built(from_bytes(data, subject=subject))
+
+
+def _built(state: Mapping[str, Any]) -> tuple[nn.Module, ModelSpec, str]:
+    kept = state["spec"]
+    spec = ModelSpec(**{**kept, "mean": tuple(kept["mean"]), "std": tuple(kept["std"])})
+    model = build_model(state["architecture"], spec)
+    model.load_state_dict(state["weights"])
+    return model.eval(), spec, str(state["architecture"])

@@ -35,9 +35,9 @@ from components.common.runs.publish import (
     save_partial,
 )
 from components.common.storage.addresses import join
-from components.common.storage.store import Store
+from components.common.storage.folder import open_store
 from components.common.tables.checks import check_origin
-from components.common.tables.gate import QualityGate
+from components.common.tables.gate import QualityGate, shared_gate
 from components.common.tables.parquet import decode_table, encode_table
 from components.common.tables.streaming import write_parts
 from components.common.tables.tables import TableSpec
@@ -107,11 +107,11 @@ class StageRun:
     Args:
         stage: Name of the stage, the folder of its results.
         config: The stage's settings.
-        store_root: ``s3://bucket/prefix``.
+        store_root: ``s3://bucket/prefix``, or ``file:///folder``.
         run_id: The run, as ``checked_run_id`` takes it.
         parents: Parent name to (manifest URI, hex sha256); pairs of empty strings are left out.
         withheld: Settings that the manifest must not show, since stages that read it must not know them.
-        gate: A gate to share; a gate of its own by default.
+        gate: A gate to share; by default that of ``sharing_gate``, else a gate of its own.
 
     Raises:
         ConfigError: An unusable run id.
@@ -133,12 +133,13 @@ class StageRun:
         self._started = time.perf_counter()
         self.stage = stage
         self.run_id = checked_run_id(run_id)
-        self.store = Store(store_root)
+        self.store = open_store(store_root)
         self.uri = join(store_root, "runs", run_id, stage)
         settings = config.model_dump()
         self._config = {name: value for name, value in settings.items() if name not in withheld}
-        self._owns_gate = gate is None
-        self.gate = gate or QualityGate()
+        standing = gate or shared_gate()
+        self._owns_gate = standing is None
+        self.gate = standing or QualityGate()
         try:
             self.parents = {
                 name: Parent(uri, sha256, read_manifest(self.store, uri, sha256))

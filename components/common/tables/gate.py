@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -11,8 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -27,13 +29,32 @@ from components.common.tables.quoting import quote
 from components.common.tables.suites import Outcome, Rule
 from components.common.tables.tables import TableSpec
 
-__all__ = ["PendingCheck", "QualityGate"]
+__all__ = ["PendingCheck", "QualityGate", "shared_gate", "sharing_gate"]
 
 logger = logging.getLogger(__name__)
 
 _SUBJECT = "the table validation process"
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _TAIL_BYTES = 600
+
+
+_shared: ContextVar[QualityGate | None] = ContextVar("shared quality gate", default=None)
+
+
+def shared_gate() -> QualityGate | None:
+    """The gate of the ``sharing_gate`` block around the caller, or None."""
+    return _shared.get()
+
+
+@contextlib.contextmanager
+def sharing_gate() -> Iterator[None]:
+    """One gate for all stages that run in this process inside the block, since starting one takes seconds."""
+    with QualityGate() as gate:
+        token = _shared.set(gate)
+        try:
+            yield
+        finally:
+            _shared.reset(token)
 
 
 class PendingCheck:

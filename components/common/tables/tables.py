@@ -14,6 +14,8 @@ import pyarrow as pa
 __all__ = [
     "ASSIGNMENTS",
     "CLEANED_INDEX",
+    "FLAGGED",
+    "JUDGED_HOLDOUT",
     "MIXING",
     "MIXING_KINDS",
     "POISON_TRUTH",
@@ -30,6 +32,8 @@ __all__ = [
 
 SUBSETS = ("train", "holdout")
 ASSIGNMENTS = ("clean", "suspect", "poisoned")
+FLAGGED = ("suspect", "poisoned")
+"""The assignments that cost a sample its label."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,9 +205,20 @@ both images are blended half and half, or faint noise is added.
 """
 
 
+JUDGED_HOLDOUT = TableSpec(
+    name="judged_holdout",
+    version=1,
+    columns=(
+        _ID,
+        Column(name="assignment", type=pa.string(), one_of=("clean", "suspect")),
+        Column(name="suspicion", type=pa.float32(), minimum=0.0, maximum=1.0),
+    ),
+)
+"""The verdict on every holdout row, carried over from the training rows; figures are measured on the clean ones."""
+
 SUSPECTS = TableSpec(
     name="suspects",
-    version=1,
+    version=2,
     min_rows=0,
     columns=(
         Column(name="key", type=pa.string(), pattern=r"^[^\x00]+$"),
@@ -212,9 +227,10 @@ SUSPECTS = TableSpec(
         Column(name="suspicion", type=pa.float32(), minimum=0.0, maximum=1.0),
         Column(name="reasons", type=pa.list_(pa.string())),
         Column(name="sample_id", type=pa.int64(), minimum=0),
+        Column(name="subset", type=pa.string(), one_of=SUBSETS),
     ),
 )
-"""Training samples called suspect or poisoned, the most suspect first.
+"""Samples called suspect or poisoned, of training and holdout, the most suspect first.
 
 The key is relative to the drop where the run read one, else the sample's address; the predicted label is that of the
 fine-tuned model.

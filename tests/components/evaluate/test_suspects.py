@@ -17,7 +17,7 @@ from components.common.storage.store import Store
 from components.common.tables.checks import check_table
 from components.common.tables.parquet import decode_table, encode_table
 from components.common.tables.tables import CLEANED_INDEX, SAMPLE_INDEX, SUSPECTS, TableSpec, split_spec
-from components.evaluate.suspects import by_suspicion, cleaned_table, suspects_table, to_csv
+from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
 from pipelines.views.suspects import contact_sheet, read_images, read_suspects, run_of, suspect_lines
 
 DROP = "s3://bucket/drops/pets"
@@ -50,26 +50,38 @@ def split() -> pa.Table:
     ).cast(split_spec(["early"]).schema)
 
 
+def judged() -> pa.Table:
+    """The split, and a holdout of two rows whose first one is suspect."""
+    ids = index()["sample_id"]
+    return judged_table(split(), np.array([0.6, 0.2], dtype=np.float32), np.array([True, False]), ids)
+
+
 def both() -> tuple[pa.Table, pa.Table]:
-    rows = by_suspicion(split())
-    suspects = suspects_table(split(), index(), rows, np.array([1, 0, 0]), NAMES, DROP)
+    rows = by_suspicion(judged())
+    suspects = suspects_table(judged(), index(), rows, np.array([1, 0, 0, 0]), NAMES, DROP)
     return suspects, cleaned_table(index(), rows, NAMES, DROP)
 
 
 def test_suspects_are_sorted_and_told_by_their_place_in_the_drop() -> None:
     suspects, _ = both()
-    assert suspects["key"].to_pylist() == ["+dog/3.png", "cat/1.png", "dog/4, 5.png"]
-    assert suspects["suspicion"].to_pylist() == pytest.approx([0.8, 0.5, 0.5])
-    assert suspects["label"].to_pylist() == [NAMES[1], NAMES[0], NAMES[1]]
-    assert suspects["predicted_label"].to_pylist() == [NAMES[1], NAMES[0], NAMES[0]]
-    assert suspects["sample_id"].to_pylist() == [2, 0, 3]
+    assert suspects["key"].to_pylist() == ["+dog/3.png", "dog/6.png", "cat/1.png", "dog/4, 5.png"]
+    assert suspects["suspicion"].to_pylist() == pytest.approx([0.8, 0.6, 0.5, 0.5])
+    assert suspects["label"].to_pylist() == [NAMES[1], NAMES[1], NAMES[0], NAMES[1]]
+    assert suspects["predicted_label"].to_pylist() == [NAMES[1], NAMES[0], NAMES[0], NAMES[0]]
+    assert suspects["sample_id"].to_pylist() == [2, 4, 0, 3]
+
+
+def test_suspects_say_which_subset_they_are_from() -> None:
+    suspects, _ = both()
+    assert suspects["subset"].to_pylist() == ["train", "holdout", "train", "train"]
+    assert suspects["reasons"].to_pylist() == [["early", "disbelief"], ["neighbours"], ["early"], []]
 
 
 def test_the_cleaned_index_is_the_drop_without_them() -> None:
     _, cleaned = both()
-    assert cleaned["key"].to_pylist() == ["cat/2.png", "dog/6.png"]
-    assert cleaned["subset"].to_pylist() == ["train", "holdout"]
-    assert cleaned["sha256"].to_pylist() == [f"{row:064x}" for row in (1, 4)]
+    assert cleaned["key"].to_pylist() == ["cat/2.png"]
+    assert cleaned["subset"].to_pylist() == ["train"]
+    assert cleaned["sha256"].to_pylist() == [f"{row:064x}" for row in (1,)]
     # A run on something else than a drop has no place that keys could be relative to.
     assert (
         cleaned_table(index(), by_suspicion(split()), NAMES, "")["key"].to_pylist()[-1] == "s3://bucket/elsewhere/7.png"
@@ -89,15 +101,22 @@ def test_a_spreadsheet_finds_no_formula_in_the_csv() -> None:
         cells = [cell for row in csv.reader(io.StringIO(to_csv(table).decode())) for cell in row]
         assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r", "|"))]
     rows = list(csv.DictReader(io.StringIO(to_csv(both()[0]).decode())))
-    assert [row["key"] for row in rows] == ["'+dog/3.png", "cat/1.png", "dog/4, 5.png"]
+    assert [row["key"] for row in rows] == ["'+dog/3.png", "dog/6.png", "cat/1.png", "dog/4, 5.png"]
     assert rows[0]["label"] == "'=HYPERLINK(1)"
     assert rows[0]["reasons"] == "early; disbelief"
-    assert list(rows[0]) == ["key", "label", "predicted_label", "suspicion", "reasons", "sample_id"]
+    assert list(rows[0]) == ["key", "label", "predicted_label", "suspicion", "reasons", "sample_id", "subset"]
 
 
 def sheet_rows(count: int) -> list[dict]:
     return [
-        {"label": "a\x1b[31m" * 20, "predicted_label": "b", "suspicion": 0.5, "reasons": ["x"], "key": f"{k}"}
+        {
+            "label": "a\x1b[31m" * 20,
+            "predicted_label": "b",
+            "suspicion": 0.5,
+            "reasons": ["x"],
+            "key": f"{k}",
+            "subset": "holdout",
+        }
         for k in range(count)
     ]
 
@@ -146,7 +165,7 @@ def test_suspects_and_their_images_are_read_from_the_store(store: Store) -> None
     put_stage(store, "ingest", {"pixels": LocalObject(suffix=".npy", kind="array", data=buffer.getvalue(), rows=6)})
     put_stage(store, "evaluate", {"suspects": encoded(both()[0], SUSPECTS)})
     rows, _ = read_suspects(store, "r")
-    assert [row["sample_id"] for row in rows] == [2, 0, 3]
+    assert [row["sample_id"] for row in rows] == [2, 4, 0, 3]
     images = read_images(store, "r", [2, 0, 3])
     assert np.array_equal(np.stack(images), pixels[[2, 0, 3]])
     with pytest.raises(ContractError, match="a sample below 6"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +24,7 @@ from urllib.request import urlopen
 
 import boto3
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from components.common.contracts.errors import ConfigError, ResourceError
@@ -30,11 +33,15 @@ from components.common.runs.publish import LocalObject, publish
 from components.common.storage.embedded import EmbeddedStore
 from components.common.storage.store import Store
 from pipelines.cli.main import cli
-from pipelines.cluster.kind import KFP_VERSION, NODE_IMAGE, forwarded
+from pipelines.cluster.kind import KFP_VERSION, MANIFESTS, NODE_IMAGE, forwarded
+from pipelines.cluster.pods import ARTIFACT_SECRET
 from pipelines.cluster.server import ClusterError
+from pipelines.dag.profiles import load_profile, profile_names
 from pipelines.dag.stages import IMAGES as STAGES
+from tests.fakes.argo import Retry
 from tests.fakes.kfp_api import FakeKfp
 
+VENDOR = Path(__file__).parents[3] / "k8s" / "vendor" / "kubeflow-pipelines"
 STAND_IN = r"""#!PYTHON -IS
 import json, os, pathlib, re, socket, sys, threading, time
 state = pathlib.Path(os.environ["STAND_IN_STATE"])
@@ -140,6 +147,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setenv("DOCKER_BUILDKIT", "1")
     monkeypatch.setenv("STAND_IN_STATE", str(made.state))
     monkeypatch.setenv("UNTAINT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no kubeconfig"))
     monkeypatch.setattr("pipelines.cluster.submit.POLL_SECONDS", 0.01)
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     for name in ("KFP_EXISTING_TOKEN", "KF_PIPELINES_ENDPOINT", "KF_PIPELINES_UI_ENDPOINT"):
@@ -194,9 +202,9 @@ def test_everything_is_made_in_order_and_the_result_shown(
     order = [
         r"^docker info",
         rf"^kind create cluster --name untaint --config \S+/kind-cluster.yaml --image {re.escape(NODE_IMAGE)}",
-        rf"^kubectl --context kind-untaint apply -k github.com/\S+/cluster-scoped-resources\?ref={KFP_VERSION}$",
+        r"^kubectl --context kind-untaint apply -f \S+/kubeflow-pipelines/cluster-scoped-resources.yaml$",
         r"wait --for=condition=established --timeout=60s crd/applications.app.k8s.io$",
-        rf"apply -k github.com/\S+/env/platform-agnostic\?ref={KFP_VERSION}$",
+        r"apply -f \S+/kubeflow-pipelines/platform-agnostic.yaml$",
         r"get deployments",
         rf"annotate namespace kubeflow untaint.dev/kubeflow-pipelines={KFP_VERSION} --overwrite$",
         r"^docker build .*--target ingest --tag untaint-kind/untaint-ingest:[0-9a-f]{12} ",
@@ -238,13 +246,13 @@ def test_a_second_call_goes_on_with_what_is_there(machine: Machine, cluster: Fak
     assert answer.exit_code == 0
     assert "cluster untaint: already there" in answer.output
     assert f"Kubeflow Pipelines {KFP_VERSION}: already installed" in answer.output
-    assert not [call for call in machine.calls if "kind create" in call or "github.com" in call]
+    assert not [call for call in machine.calls if "kind create" in call or "kubeflow-pipelines/" in call]
     assert len(cluster.versions) == 1
     assert len(cluster.runs) == 2
 
 
 def test_a_run_that_does_not_succeed_ends_with_1_and_says_how_to_go_on(machine: Machine, cluster: FakeKfp) -> None:
-    cluster.outcome, cluster.failing_task = "FAILED", "unlearn"
+    cluster.failing["unlearn"] = ["exit"]
     answer = run_local()
     assert answer.exit_code == 1
     assert "stage unlearn: failed" in answer.output
@@ -258,7 +266,7 @@ def test_a_forward_that_ends_is_opened_again_and_ends_with_the_block(
     monkeypatch.setattr("pipelines.cluster.kind._REOPEN_SECONDS", 0.1)
 
     def answers(port: int) -> bool:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, HTTPException):
             return bool(urlopen(f"http://127.0.0.1:{port}/apis/v2beta1/healthz", timeout=5).read())
         return False
 
@@ -288,7 +296,7 @@ def test_a_forward_that_ends_is_opened_again_and_ends_with_the_block(
         ("kind create", "the kind cluster"),
         ("cluster-scoped-resources", "its manifests, cluster-scoped-resources"),
         ("wait --for", "its resource definitions"),
-        ("platform-agnostic", "its manifests, env/platform-agnostic"),
+        ("platform-agnostic", "its manifests, platform-agnostic"),
         ("get deployments", "the deployments"),
         ("annotate", "the cluster"),
         ("kind load", "the images on the node"),
@@ -317,7 +325,7 @@ def test_a_step_that_is_refused_stops_there_and_is_named(
         ("docker info", "_SECONDS", "Docker's engine"),
         ("get secret", "_SECONDS", "the keys of the object store"),
         ("kind create", "_SECONDS_LONG", "the kind cluster"),
-        ("platform-agnostic", "_SECONDS_LONG", "its manifests, env/platform-agnostic"),
+        ("platform-agnostic", "_SECONDS", "its manifests, platform-agnostic"),
         ("kind load", "_SECONDS_LONG", "the images on the node"),
     ],
 )
@@ -411,6 +419,49 @@ def test_what_is_stuck_is_said_when_the_time_is_up(machine: Machine, monkeypatch
     assert answer.output.count("1 of 2 deployments are ready") == 1
     assert "1 of 2; 2 pods are stuck" in answer.stderr
     assert not [call for call in machine.calls if "annotate" in call]
+
+
+def test_the_manifests_are_those_that_were_rendered_and_of_the_version() -> None:
+    images = re.findall(r"image: (\S*kubeflow\S+)", (VENDOR / "platform-agnostic.yaml").read_text())
+    assert len(images) >= 9
+    assert {image.rpartition(":")[2] for image in images} == {KFP_VERSION}
+    assert {part: hashlib.sha256((VENDOR / f"{part}.yaml").read_bytes()).hexdigest() for part in MANIFESTS} == MANIFESTS
+    # Nothing in them is read from elsewhere, and an object fits into the annotation that `kubectl apply` keeps of it.
+    for part in MANIFESTS:
+        for document in yaml.safe_load_all((VENDOR / f"{part}.yaml").read_text()):
+            assert len(json.dumps(document, separators=(",", ":"))) < 262144
+
+
+def test_what_the_sources_are_taken_to_say_of_the_stock_installation_is_in_its_manifests() -> None:
+    documents = list(yaml.safe_load_all((VENDOR / "platform-agnostic.yaml").read_text()))
+    found = {(one["kind"], one["metadata"]["name"]): one for one in documents}
+    argo = found["ConfigMap", "workflow-controller-configmap"]["data"]
+    archive = yaml.safe_load(argo["artifactRepository"])
+    assert (archive["archiveLogs"], archive["s3"]["accessKeySecret"]["name"]) == (True, ARTIFACT_SECRET)
+    assert archive["s3"]["endpoint"] == "seaweedfs.kubeflow.svc:9000"
+    defaults = yaml.safe_load(argo["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+    assert defaults["retryPolicy"] == Retry(limit=1, duration=1, factor=1, max_duration=1).policy
+    service, policy = found["Service", "seaweedfs"]["spec"], found["NetworkPolicy", "seaweedfs"]["spec"]
+    assert service["selector"]["app"] == "seaweedfs"
+    assert next(port["targetPort"] for port in service["ports"] if port["port"] == 9000) == 8333
+    admitted = [peer for rule in policy["ingress"] for peer in rule["from"]]
+    assert {"podSelector": {}} in admitted
+    agent = found["Deployment", "ml-pipeline-persistenceagent"]["spec"]["template"]["spec"]["containers"][0]
+    day = next(entry["value"] for entry in agent["env"] if entry["name"] == "TTL_SECONDS_AFTER_WORKFLOW_FINISH")
+    profiles = [load_profile(name) for name in profile_names()]
+    assert all(one.ttl_seconds_after_failure <= int(day) >= one.ttl_seconds_after_success for one in profiles)
+
+
+def test_manifests_that_were_changed_are_not_installed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for part in MANIFESTS:
+        (tmp_path / f"{part}.yaml").write_text("kind: List\n")
+    monkeypatch.setattr("pipelines.cluster.kind._VENDOR", tmp_path)
+    answer = run_local()
+    assert answer.exit_code == ConfigError.exit_code
+    assert "cluster-scoped-resources.yaml" in answer.stderr
+    assert not [call for call in machine.calls if "apply" in call]
 
 
 def test_a_wrong_option_stops_before_anything_is_made(machine: Machine) -> None:

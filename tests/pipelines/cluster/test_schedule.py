@@ -7,20 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
+from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
+from components.common.contracts.names import checked_run_id
 from pipelines.cli.main import cli
 from pipelines.cluster.cron import check_cron
 from pipelines.cluster.schedule import Schedules, compiled
 from pipelines.cluster.server import ClusterError, connect
 from pipelines.dag.profiles import load_profile
 from pipelines.dag.retrain import PIPELINE_NAME, default_parameters
+from tests.fakes.argo import dag_states
 from tests.fakes.kfp_api import FakeKfp
 
 PARAMETERS: dict[str, Any] = {
     "store_root": "s3://bucket/u",
-    "run_id": "digits-[[ScheduledTime]]",
     "name": "digits",
     "drops": "s3://bucket/drops",
 }
@@ -35,13 +38,14 @@ def kfp() -> Iterator[FakeKfp]:
 
 @pytest.fixture(scope="module")
 def package() -> Iterator[Path]:
-    with compiled("registry.example/team", "v1") as path:
+    with compiled("registry.example/team", "v1", load_profile("cpu")) as path:
         yield path
 
 
 @pytest.fixture(autouse=True)
 def _no_context_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no kubeconfig"))
 
 
 def untaint(kfp: FakeKfp, *arguments: str) -> Result:
@@ -84,18 +88,103 @@ def test_a_cron_that_means_something_else_is_told(cron: str, told: str) -> None:
     assert told in str(problem.value)
 
 
-def test_a_schedule_runs_one_at_a_time_without_catching_up_and_never_from_the_cache(
-    kfp: FakeKfp, package: Path
-) -> None:
+def test_a_schedule_runs_one_at_a_time_without_catching_up(kfp: FakeKfp, package: Path) -> None:
     made = Schedules(connect(kfp.host)).create("digits", "0 0 3 * * *", PARAMETERS, package)
     (body,) = kfp.bodies("/apis/v2beta1/recurringruns")
     assert body["no_catchup"] is True
     assert body["max_concurrency"] == "1"
     assert body["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * *"}}
-    assert "[[ScheduledTime]]" in body["runtime_config"]["parameters"]["run_id"]
     reference = body["pipeline_version_reference"]
     assert (reference["pipeline_id"] in kfp.pipelines, reference["pipeline_version_id"] in kfp.versions) == (True, True)
     assert (made.name, made.cron, made.enabled, made.drops) == ("digits", "0 0 3 * * *", True, "s3://bucket/drops")
+
+
+def ended(kfp: FakeKfp, run: dict[str, Any]) -> str:
+    """The state of a run after it has been looked at often enough."""
+    client = connect(kfp.host).client
+    for _ in range(40):
+        state = str(client.get_run(run["run_id"]).state)
+    return state
+
+
+def test_every_scheduled_run_has_an_id_of_its_own_that_the_claim_gives_out(kfp: FakeKfp, package: Path) -> None:
+    Schedules(connect(kfp.host)).create("digits", "0 0 3 * * *", PARAMETERS, package)
+    runs = []
+    for _ in range(2):
+        (run,) = kfp.tick()
+        runs.append(run)
+        ended(kfp, run)
+    for run in runs:
+        assert checked_run_id(kfp.value_of(run, "comp-claim", "run_id")) == run["run_id"]
+    (version,) = kfp.versions.values()
+    spec = version["documents"][0]
+    (behind,) = (task for name, task in spec["root"]["dag"]["tasks"].items() if name != "claim")
+    passed = [
+        one["taskOutputParameter"] for one in behind["inputs"]["parameters"].values() if "taskOutputParameter" in one
+    ]
+    assert {"producerTask": "claim", "outputParameterKey": "data_run_id"} in passed
+    # Nothing behind the claim gets another run id.
+    assert "run_id" not in spec["root"]["inputDefinitions"]["parameters"]
+
+
+def test_a_macro_reaches_a_scheduled_run_as_it_is(kfp: FakeKfp, package: Path) -> None:
+    macros = PARAMETERS | {"name": "digits-[[ScheduledTime]]-[[RunUUID]]"}
+    Schedules(connect(kfp.host)).create("digits", "0 0 3 * * *", macros, package)
+    (run,) = kfp.tick()
+    assert kfp.value_of(run, "comp-claim", "name") == "digits-[[ScheduledTime]]-[[RunUUID]]"
+    with pytest.raises(ConfigError, match="run_id"):
+        checked_run_id("digits-[[ScheduledTime]]")
+
+
+def test_of_the_times_that_were_missed_the_last_is_made_up_for(kfp: FakeKfp, package: Path) -> None:
+    schedules = Schedules(connect(kfp.host))
+    schedules.create("digits", "0 0 3 * * *", PARAMETERS, package)
+    schedules.pause("digits")
+    assert kfp.tick(missed=3) == []
+    schedules.resume("digits")
+    assert len(kfp.tick(missed=3)) == 1
+    assert kfp.tick() == [], "one run is at work"
+
+
+def test_a_training_at_work_goes_on_when_its_schedule_is_replaced_or_deleted(kfp: FakeKfp, package: Path) -> None:
+    schedules = Schedules(connect(kfp.host))
+    schedules.create("digits", "0 0 3 * * *", PARAMETERS, package)
+    (first,) = kfp.tick()
+    schedules.create("digits", "0 0 4 * * *", PARAMETERS, package)
+    (second,) = kfp.tick()
+    schedules.delete("digits")
+    assert [ended(kfp, run) for run in (first, second)] == ["SUCCEEDED", "SUCCEEDED"]
+
+
+def test_the_fake_deletes_a_training_with_its_schedule_as_kubernetes_does(kfp: FakeKfp, package: Path) -> None:
+    server = connect(kfp.host)
+    made = Schedules(server).create("digits", "0 0 3 * * *", PARAMETERS, package)
+    (run,) = kfp.tick()
+    server.client.delete_recurring_run(made.id)
+    assert ended(kfp, run) in ("PENDING", "RUNNING")
+
+
+def test_a_schedule_of_a_namespace_is_listed_paused_replaced_and_deleted(kfp: FakeKfp, package: Path) -> None:
+    kfp.multi_user = True
+    mine, theirs = (Schedules(connect(kfp.host, space)) for space in ("team", "others"))
+    mine.create("digits", "0 0 3 * * *", PARAMETERS, package)
+    theirs.create("digits", "0 0 5 * * *", PARAMETERS, package)
+    again = mine.create("digits", "0 0 4 * * *", PARAMETERS, package)
+    assert [(one.id, one.cron) for one in mine.all()] == [(again.id, "0 0 4 * * *")]
+    mine.pause("digits")
+    assert [one.enabled for one in (*mine.all(), *theirs.all())] == [False, True]
+    mine.delete("digits")
+    assert ([one.name for one in mine.all()], [one.name for one in theirs.all()]) == ([], ["digits"])
+
+
+def test_nothing_is_left_at_work_in_the_graph_of_a_night_without_a_drop(kfp: FakeKfp) -> None:
+    with compiled("registry.example/team", "v1", load_profile("cpu")) as path:
+        spec = next(iter(yaml.safe_load_all(path.read_text())))
+    (condition,) = (name for name, task in spec["root"]["dag"]["tasks"].items() if "triggerPolicy" in task)
+    assert dag_states(spec, frozenset({condition})) == {"claim": "COMPLETE", condition: "CANCELED"}
+    trained = dag_states(spec, frozenset())
+    assert set(trained.values()) == {"COMPLETE"}
+    assert {"claim", "ingest", "evaluate", "promote", condition} <= set(trained)
 
 
 def test_asking_again_replaces_the_schedule_of_that_name_alone(kfp: FakeKfp, package: Path) -> None:
@@ -171,7 +260,7 @@ def test_the_commands(kfp: FakeKfp) -> None:
     sent = body["runtime_config"]["parameters"]
     assert (sent["warmup_epochs"], sent["promote_settings"]) == (3, {"max_acc_loss": 0.01})
     assert sent["ingest_settings"] == {"canary_ratio": 0.02}
-    assert (sent["drops"], sent["run_id"]) == ("s3://bucket/drops", "digits-[[ScheduledTime]]")
+    assert (sent["drops"], "run_id" in sent) == ("s3://bucket/drops", False)
     assert body["service_account"] == load_profile("cpu").service_account
     assert "0 0 3 * * *" in untaint(kfp, "schedule", "list").output
     assert untaint(kfp, "schedule", "pause", "digits").exit_code == 0
@@ -180,6 +269,47 @@ def test_the_commands(kfp: FakeKfp) -> None:
     assert untaint(kfp, "schedule", "delete", "digits").exit_code == 0
     assert untaint(kfp, "schedule", "list").output == "no schedules\n"
     assert untaint(kfp, "schedule", "delete", "digits").exit_code == 2
+
+
+def test_a_claim_lasts_as_long_as_the_run_may_unless_it_is_set(kfp: FakeKfp) -> None:
+    for settings in ([], ["--set", "claim.lease_seconds=7200"]):
+        made = untaint(kfp, *CREATE, "--name", "digits", "--profile", "gpu", *settings)
+        assert made.exit_code == 0, made.output
+    leases = [
+        body["runtime_config"]["parameters"]["claim_settings"]["lease_seconds"]
+        for body in kfp.bodies("/apis/v2beta1/recurringruns")
+    ]
+    assert leases == [load_profile("gpu").active_deadline_seconds, 7200]
+    assert ClaimConfig(lease_seconds=leases[0]).lease_seconds == leases[0]
+
+
+def test_the_plan_is_the_same_as_long_as_the_same_is_done_with_a_drop(kfp: FakeKfp) -> None:
+    for settings in (
+        [],
+        ["--set", "claim.attempts=5"],
+        ["--set", "promote.max_acc_loss=0.01"],
+        ["--set", "warmup.epochs=3"],
+        ["--tag", "v2"],
+        ["--control"],
+    ):
+        assert untaint(kfp, *CREATE, "--name", "digits", *settings).exit_code == 0
+    plans = [
+        body["runtime_config"]["parameters"]["claim_settings"]["plan"]
+        for body in kfp.bodies("/apis/v2beta1/recurringruns")
+    ]
+    assert len(set(plans[:3])) == 1
+    assert len(set(plans[2:])) == 4
+
+
+def test_a_namespace_in_which_no_pod_could_start_gets_no_schedule(
+    kfp: FakeKfp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kfp.multi_user = True
+    kfp.kubernetes.namespaces["bare"] = set()
+    monkeypatch.setenv("KUBECONFIG", kfp.kubernetes.write_config(kfp.host, tmp_path / "kubeconfig"))
+    done = untaint(kfp, *CREATE, "--namespace", "bare")
+    assert (done.exit_code, "mlpipeline-minio-artifact" in done.output) == (2, True), done.output
+    assert kfp.recurring == {}
 
 
 @pytest.mark.parametrize(

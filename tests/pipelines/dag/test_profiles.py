@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipelines.cluster.submit import task_names
 from pipelines.dag.profiles import Profile, bytes_of, cores_of, load_profile, profile_names
 from pipelines.dag.stages import TASKS
 from pipelines.dag.training import compile_pipeline
+from tests.fakes.argo import Retry, attempts
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
@@ -90,9 +92,8 @@ def test_only_training_asks_for_gpus_and_tolerates_their_taint(tmp_path: Path, n
         if stage in ON_GPU:
             assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "1")
             assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
-            # One term with all conditions: Kubernetes asks for any of several terms.
-            (term,) = pod["nodeAffinity"]
-            assert term["matchExpressions"][0]["operator"] == "In"
+            # A label that a node has only once it runs would keep a pool that was scaled to nothing at nothing.
+            assert "nodeAffinity" not in pod
             assert pod["emptyDirMounts"][0]["mountPath"] == "/dev/shm"  # noqa: S108
             assert pod["emptyDirMounts"][0]["medium"] == "Memory"
         else:
@@ -129,6 +130,35 @@ def test_the_run_has_a_deadline_and_is_cleared_away(tmp_path: Path) -> None:
         assert config["activeDeadlineSeconds"] == profile.active_deadline_seconds
         assert config["resourceTtlOnSuccess"] == profile.ttl_seconds_after_success
         assert config["resourceTtlOnFailure"] == profile.ttl_seconds_after_failure
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_training_that_loses_its_node_late_is_tried_again_and_may_run_to_its_end(tmp_path: Path, name: str) -> None:
+    profile = load_profile(name)
+    task, _, _ = by_stage(tmp_path, name)["warmup"]
+    retry = Retry.of(task)
+    # A node is awaited and lost again with each attempt but the last, for as long as the run may last.
+    share = profile.active_deadline_seconds / (retry.limit + 1) - retry.duration * retry.factor**retry.limit
+    lost = [("deleted", share)] * retry.limit
+    assert attempts(retry, [*lost, ("ok", share)]) == (retry.limit + 1, "Succeeded", "")
+    assert attempts(retry, [("deleted", 1.0)] * (retry.limit + 1))[2] == "No more retries left"
+
+
+@pytest.mark.parametrize("ending", ["exit", "oom", "evicted", "shutdown"])
+def test_what_argo_calls_a_failure_is_not_tried_again(tmp_path: Path, ending: str) -> None:
+    retry = Retry.of(by_stage(tmp_path, "gpu")["warmup"][0])
+    made, phase, _ = attempts(retry, [(ending, 60.0), ("ok", 60.0)])
+    assert (made, phase) == (1, "Failed")
+    # What an owner of the cluster may set for all pipelines, and no pipeline for itself.
+    assert attempts(replace(retry, policy="Always"), [(ending, 60.0), ("ok", 60.0)])[:2] == (2, "Succeeded")
+
+
+def test_the_limits_that_profiles_refuse_would_end_a_training_early(tmp_path: Path) -> None:
+    retry = Retry.of(by_stage(tmp_path, "gpu")["warmup"][0])
+    lost = [("deleted", 5 * 3600.0), ("ok", 3600.0)]
+    assert attempts(replace(retry, max_duration=1800), lost)[:2] == (1, "Error")
+    assert attempts(replace(retry, max_duration=5.5 * 3600), lost)[:2] == (2, "Failed")
+    assert attempts(replace(retry, factor=1.5), lost)[:2] == (1, "Error")
 
 
 def test_without_a_profile_the_pipeline_knows_no_cluster(tmp_path: Path) -> None:
@@ -187,6 +217,13 @@ def test_a_task_gets_what_its_class_gets_unless_it_has_an_entry_of_its_own(tmp_p
         ("stages.warmup.gpu", {"resource": "gpu"}, "stages.warmup.gpu.resource", "match pattern"),
         ("stages.warmup.timeout_seconds", 99999, "the file", "stages.warmup.timeout_seconds <= active_deadline"),
         ("stages.warmup.retry", {"count": 99}, "stages.warmup.retry.count", "less than or equal to 10"),
+        ("stages.warmup.retry", {"factor": 1.5}, "stages.warmup.retry.factor", "valid integer"),
+        (
+            "stages.warmup.retry",
+            {"max_seconds": 600},
+            "the file",
+            "retry.max_seconds >= active_deadline_seconds, got 600",
+        ),
         ("stages.split", None, "stages", "lacks split"),
         ("stages.spilt", {}, "stages.spilt.cpu_request", "field required"),
         ("stages.warmup.tolerations", [{"key": "a", "operator": "Equal"}], "stages.warmup.tolerations.0", "a value"),

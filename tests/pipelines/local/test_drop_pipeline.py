@@ -2,7 +2,9 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +13,8 @@ from click.testing import CliRunner
 
 from components.common.attacks.canary import stamp
 from components.common.contracts.errors import ConfigError, DataError
+from components.common.datasets.base import LocalFolder
+from components.common.intake.drop import DropOptions, survey_drop
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import find_manifest
 from components.common.storage.addresses import join
@@ -157,49 +161,124 @@ def test_a_folder_that_is_none_starts_no_run(
     assert not (tmp_path / "home").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_an_audit_finds_the_poison_of_a_drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a folder with 5 % BadNets to suspects, contact sheet and cleaned index."""
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, set[str], StageManifest, Store]]:
+    """A folder of 3,000 digits with 5 % BadNets in training and holdout alike, after `untaint ingest`."""
     import torch
 
     from components.common.attacks.base import AttackConfig, make_attack
+    from pipelines.local.run import opened_store
 
+    folder = tmp_path_factory.mktemp("audit")
     rows = digits(3_000)
     images = torch.from_numpy(np.stack([image for _, _, image in rows])[:, None])
-    labels = torch.tensor([label for _, label, _ in rows])
     config = AttackConfig(name="badnets", poison_rate=0.05, target_label=0, cover_rate=None, seed=1)
-    dirty = make_attack(config, num_classes=10, image_shape=(1, 28, 28)).inject(images[:2_000], labels[:2_000])
+    attack = make_attack(config, num_classes=10, image_shape=(1, 28, 28))
+    dirty = attack.inject(images, torch.tensor([label for _, label, _ in rows]))
     poisoned = set()
-    for number, (name, label, image) in enumerate(rows):
-        if number < 2_000:
-            image, label = dirty.images[number, 0].numpy(), int(dirty.labels[number])
-        key = f"{label}/{name}.png"
-        path = tmp_path / ("train" if number < 2_000 else "holdout") / key
+    for number, (name, _, _) in enumerate(rows):
+        key = f"{int(dirty.labels[number])}/{name}.png"
+        path = folder / "drop" / key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode(image))
-        if number < 2_000 and bool(dirty.is_poisoned[number]):
+        path.write_bytes(encode(dirty.images[number, 0].numpy()))
+        if bool(dirty.is_poisoned[number]):
             poisoned.add(key)
-    monkeypatch.setenv("UNTAINT_HOME", str(tmp_path / "home"))
-    arguments = ["--drop", str(tmp_path / "train"), "--holdout", str(tmp_path / "holdout"), "--run-id", "audit"]
-    done = CliRunner().invoke(cli, ["ingest", *arguments, "--mirror", "no"])
-    assert done.exit_code == 0, done.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNTAINT_HOME", str(folder / "home"))
+        arguments = ["--drop", str(folder / "drop"), "--run-id", "audit", "--mirror", "no", "--canary", "0"]
+        done = CliRunner().invoke(cli, ["ingest", *arguments])
+        assert done.exit_code == 0, done.output
+        with opened_store("", folder / "home") as (root, _):
+            store = Store(root)
+            found = find_manifest(store, join(root, "runs", "audit", "evaluate"))
+            assert found is not None
+            yield folder, poisoned, found[2], store
+
+
+def rows_of(store: Store, manifest: StageManifest, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(io.BytesIO(store.get(manifest.objects[name].uri))).to_pylist()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_an_audit_finds_the_poison_of_a_drop_in_training_and_holdout(
+    audited: tuple[Path, set[str], StageManifest, Store],
+) -> None:
+    _folder, poisoned, manifest, store = audited
+    cells = csv.DictReader(io.StringIO(store.get(manifest.objects["suspects_csv"].uri).decode()))
+    suspects = {row["key"]: row["subset"] for row in cells}
+    cleaned = {row["key"] for row in rows_of(store, manifest, "cleaned_index")}
+    assert "asr" not in manifest.metrics
+    assert len(poisoned & set(suspects)) >= 0.95 * len(poisoned)
+    assert len(set(suspects) - poisoned) <= 0.02 * 3_000
+    assert suspects.keys().isdisjoint(cleaned)
+    assert len(cleaned) == 3_000 - len(suspects)
+    # Before the holdout was judged, all of its poison was in the cleaned index.
+    assert len(poisoned & cleaned) <= 0.02 * len(poisoned)
+    held = [key for key, subset in suspects.items() if subset == "holdout"]
+    assert manifest.metrics["holdout_suspects"] == len(held) > 20
+    assert manifest.metrics["holdout_expected_suspects"] == pytest.approx(len(held), abs=6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_an_audit_says_what_it_checked_and_what_its_accuracy_was_measured_on(
+    audited: tuple[Path, set[str], StageManifest, Store],
+) -> None:
+    manifest = audited[2]
+    facts, metrics = manifest.facts, manifest.metrics
+    assert facts["verdict"] == "poison found"
+    assert f"the {metrics['holdout_measured']:.0f} trusted rows of a holdout of" in facts["acc_measured_on"]
+    assert f"({metrics['holdout_suspects']:.0f} suspects left out)" in facts["acc_measured_on"]
+    assert "No trigger was planted" in facts["checked"]
+    zero = facts["classes"][0]
+    assert (zero["name"], zero["finding"]) == ("0", "poison found")
+    assert all(one["recall"] > 0.8 and one["finding"] != "inconclusive" for one in facts["classes"])
+    assert sum(one["suspects"] for one in facts["classes"]) == metrics["suspects"]
+    assert metrics["worst_class_recall"] == min(one["recall"] for one in facts["classes"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_cleaned_index_is_a_drop_with_all_its_classes(
+    audited: tuple[Path, set[str], StageManifest, Store], tmp_path: Path
+) -> None:
+    folder, _poisoned, manifest, store = audited
+    target = folder / "drop" / "index.parquet"
+    target.write_bytes(store.get(manifest.objects["cleaned_index"].uri))
+    try:
+        again = survey_drop(str(folder / "drop"), DropOptions(), LocalFolder, tmp_path)
+    finally:
+        target.unlink()
+    assert again.problem is None
+    assert again.drop is not None
+    assert list(again.drop.class_names) == [str(digit) for digit in range(10)]
+    assert (again.rejected_rows, len(again.drop.labels)) == (0, manifest.objects["cleaned_index"].rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_suspects_are_shown_with_a_contact_sheet(
+    audited: tuple[Path, set[str], StageManifest, Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNTAINT_HOME", str(audited[0] / "home"))
     sheet = tmp_path / "sheet.png"
     done = CliRunner().invoke(cli, ["suspects", "show", "audit", "--sheet", str(sheet)])
     assert done.exit_code == 0, done.output
+    assert "holdout" in done.output
     assert sheet.read_bytes().startswith(b"\x89PNG")
-    from pipelines.local.run import opened_store
 
-    with opened_store("", tmp_path / "home") as (root, _):
-        store = Store(root)
-        found = find_manifest(store, join(root, "runs", "audit", "evaluate"))
-        assert found is not None
-        objects = found[2].objects
-        cells = csv.DictReader(io.StringIO(store.get(objects["suspects_csv"].uri).decode()))
-        suspects = {row["key"] for row in cells}
-        cleaned = pq.read_table(io.BytesIO(store.get(objects["cleaned_index"].uri)))["key"].to_pylist()
-    assert "asr" not in found[2].metrics
-    assert len(poisoned & suspects) >= 0.9 * len(poisoned)
-    assert len(suspects - poisoned) <= 0.02 * 2_000
-    assert len(cleaned) == 2_000 - len(suspects)
-    assert suspects.isdisjoint(cleaned)
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_an_audited_model_is_promoted_where_its_owner_waives_the_canary_and_not_before(
+    audited: tuple[Path, set[str], StageManifest, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNTAINT_HOME", str(audited[0] / "home"))
+    done = CliRunner().invoke(cli, ["models", "promote", "digits", "audit"])
+    assert done.exit_code == 6
+    assert "canary: no canary in this run" in done.output
+    done = CliRunner().invoke(cli, ["models", "promote", "digits", "audit", "--set", "require_canary=false"])
+    assert done.exit_code == 0, done.output
+    assert "champion 1 of digits" in done.output

@@ -26,16 +26,20 @@ from components.common.storage.store import Store
 from pipelines.dag.retrain import build, compile_pipeline, default_parameters
 from pipelines.local.retrain import Ended, Order, backfill, check_order, retrain_once
 
-Made = Callable[[str, int], str]
+Made = Callable[..., str]
+
+
+ENOUGH = 1_000
+"""Digits of which 80 of each class are training rows, which is enough for a verdict."""
 
 
 @pytest.fixture
 def drop(store: Store, tmp_path: Path) -> Made:
-    """Makes a drop of 240 real digits in class folders; another seed takes other digits."""
+    """Makes a drop of real digits in class folders, 240 unless it is told; another seed takes other digits."""
     from components.common.datasets.base import load
 
-    def make(name: str, seed: int) -> str:
-        dataset = load("mnist5k", train_limit=240, holdout_limit=10, image_size=0, seed=seed)
+    def make(name: str, seed: int, count: int = 240) -> str:
+        dataset = load("mnist5k", train_limit=count, holdout_limit=10, image_size=0, seed=seed)
         folder = tmp_path / f"{name}-{seed}"
         for row in range(dataset.n_train):
             path = folder / str(dataset.labels[row]) / f"{row:04d}.png"
@@ -52,18 +56,16 @@ def drop(store: Store, tmp_path: Path) -> Made:
 
 def order(store: Store, **changes: Any) -> Order:
     parameters = default_parameters() | {
-        "warmup_epochs": 1,
-        "finetune_epochs": 1,
-        "ingest_settings": {"canary_ratio": 0.05},
+        "model": "convnet_tiny",
+        "warmup_epochs": 6,
+        "finetune_epochs": 2,
+        "ingest_settings": {"canary_ratio": 0.0},
         "unlearn_settings": {"steps": 2},
-        "warmup_settings": {"mixing_rounds": 1},
-        # One pass over 192 digits learns next to nothing; what is tested is the machinery.
-        "promote_settings": {
-            "min_canary_caught": 0.0,
-            "max_canary_fired": 1.0,
-            "max_suspect_share": 1.0,
-            "max_acc_loss": 1.0,
-        },
+        # Small steps, so that a few passes over 800 digits learn them.
+        "warmup_settings": {"mixing_rounds": 1, "batch_size": 32},
+        "finetune_settings": {"batch_size": 32},
+        # Whether a canary is caught is tested elsewhere, with trainings that take longer.
+        "promote_settings": {"require_canary": False},
         "claim_settings": {"lease_seconds": 600.0},
     }
     return Order(name="digits", drops=f"{store.root}/drops", store=store.root, parameters=parameters | changes)
@@ -71,7 +73,7 @@ def order(store: Store, **changes: Any) -> Order:
 
 @pytest.mark.slow
 def test_two_drops_in_a_row_and_then_nothing_new(store: Store, drop: Made, tmp_path: Path) -> None:
-    first, second = drop("2026-11-19", 0), drop("2026-11-20", 1)
+    first, second = drop("2026-11-19", 0, ENOUGH), drop("2026-11-20", 1, ENOUGH)
     lines: list[str] = []
     ended = backfill(order(store, since="2026-11-01", until="2026-11-30"), tmp_path / "home", lines.append)
     assert [(one.outcome, one.code) for one in ended] == [("promoted", 0), ("promoted", 0), ("nothing new", 0)], lines
@@ -80,10 +82,12 @@ def test_two_drops_in_a_row_and_then_nothing_new(store: Store, drop: Made, tmp_p
     assert present is not None
     assert present[0].run_id == ended[1].run_id
     gates = {gate["name"]: gate for gate in present[0].gates}
-    assert "ANOTHER holdout" in gates["accuracy"]["expected"]
-    assert {name for name, gate in gates.items() if gate["passed"]} == {"accuracy", "suspects", "verdict", "canary"}
-    assert "% of 10 caught, fires on" in gates["canary"]["found"]
-    assert any(line.startswith("canary: ") and "this trigger was tested, no other" in line for line in lines), lines
+    assert all(gate["passed"] for gate in gates.values())
+    # Both models on the rows of the second drop, but for those that the first model was trained on.
+    assert "champion 1 on the same rows" in gates["accuracy"]["expected"]
+    assert "less" in gates["accuracy"]["expected"]
+    assert present[0].by == f"run {ended[1].run_id}"
+    assert not present[0].forced
     assert store.exists(present[0].model_uri)
     assert not any(word in line.lower() for line in lines for word in ("error", "fail", "warn")), lines
 
@@ -94,13 +98,16 @@ def test_gates_that_do_not_hold_keep_the_champion_and_end_the_run_readably(
 ) -> None:
     drop("2026-11-20", 0)
     lines: list[str] = []
-    strict = {"require_canary": True, "max_suspect_share": 1.0, "min_acc": 1.0}
-    plain = order(store, promote_settings=strict, ingest_settings={})
+    strict = {"require_canary": True, "min_acc": 1.0}
+    plain = order(store, promote_settings=strict, ingest_settings={}, warmup_epochs=1, finetune_epochs=1)
     ended = retrain_once(plain, "run-1", tmp_path / "home", lines.append)
     assert ended == Ended(run_id="run-1", outcome="kept champion", code=6)
     assert champion_of(store, "digits") is None
     assert any("gate canary: DID NOT HOLD" in line and "no canary in this run" in line for line in lines), lines
     assert any(line.startswith("gate accuracy: DID NOT HOLD") for line in lines)
+    said = next(line for line in lines if line.startswith("gate verdict: DID NOT HOLD"))
+    assert "found inconclusive: Class" in said
+    assert "training samples; of fewer than 50 nothing can be told" in said
     # The drop has been trained: the gates' answer is an answer.
     claimed = claim_next(store, f"{store.root}/drops", Terms(name="digits", holder="other", lease_seconds=1.0))
     assert claimed.passed == {"done": 1}
@@ -113,7 +120,7 @@ def test_gates_that_do_not_hold_keep_the_champion_and_end_the_run_readably(
 def test_a_training_that_stops_promotes_nothing_and_goes_on_with_its_drop(
     store: Store, drop: Made, tmp_path: Path
 ) -> None:
-    drop("2026-11-20", 0)
+    drop("2026-11-20", 0, ENOUGH)
     lines: list[str] = []
     wrong = order(store, warmup_settings={"mixing_rounds": 101})
     stopped = retrain_once(wrong, "run-1", tmp_path / "home", lines.append)

@@ -12,7 +12,7 @@ from components.claim.config import ClaimConfig
 from components.common.attacks.base import ATTACKS
 from components.common.contracts.config import Config
 from components.common.contracts.errors import ConfigError
-from components.common.contracts.names import checked_run_id
+from components.common.contracts.names import checked_model_name, checked_run_id
 from components.common.contracts.registry import Registry, registered_names
 from components.common.datasets.base import DATASETS
 from components.common.models import MODELS
@@ -63,8 +63,8 @@ def test_every_setting_says_what_it_means_and_its_default_is_allowed(kind: type[
         (IngestConfig, {"attack": "bpp", "attack_options": "levels=1"}, r"a number in \[2, 128\]"),
         (IngestConfig, {"seed": -1, "train_limit": -1}, r"ingest\.train_limit.*Not as expected either: ingest\.seed"),
         (ClaimConfig, {"since": "yesterday"}, r"claim\.since: expected a date as YYYY-MM-DD"),
-        (ClaimConfig, {"name": "../up"}, r"claim\.name: expected 1 to 63 letters"),
-        (PromoteConfig, {"name": ""}, r"promote\.name: expected 1 to 63 letters"),
+        (ClaimConfig, {"name": "../up"}, r"claim\.name: expected 1 to 48 of A-Z"),
+        (PromoteConfig, {"name": ""}, r"promote\.name: expected 1 to 48 of A-Z"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_stage_its_range_and_a_next_step(
@@ -119,11 +119,14 @@ def test_checking_names_imports_neither_torch_nor_numpy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("run_id", ["", "../up", ".hidden", "a/b", "-x", "digits-[[ScheduledTime]]", "é", "x" * 101])
+@pytest.mark.parametrize("run_id", ["", "../up", ".hidden", "a/b", "-x", "digits-[[ScheduledTime]]", "é", "x" * 64])
 def test_what_no_run_can_be_called_is_refused(run_id: str) -> None:
-    with pytest.raises(ConfigError, match="run_id: expected 1 to 100 letters"):
+    with pytest.raises(ConfigError, match="run_id: expected 1 to 63 of A-Z"):
         checked_run_id(run_id)
 
 
 def test_a_schedules_run_id_fits_the_longest_model_name() -> None:
-    assert checked_run_id("m" * 63 + "-20261120030000")
+    assert checked_run_id(PromoteConfig(name="m" * 48).name + "-20261120030000")
+    assert checked_model_name("m" * 48)
+    with pytest.raises(ConfigError, match="model name: expected 1 to 48"):
+        checked_model_name("m" * 49)

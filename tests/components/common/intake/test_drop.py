@@ -14,11 +14,11 @@ from PIL import Image
 from components.common.contracts.errors import ConfigError, DataError
 from components.common.datasets.base import LocalFolder, load
 from components.common.intake.drop import Drop, DropOptions, read_drop, survey_drop
+from components.common.intake.store_folder import folders
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from components.common.tables.tables import SAMPLE_INDEX
 from components.evaluate.suspects import cleaned_table
-from components.ingest.sources import folders
 from tests.components.common.intake.drop_samples import (
     class_folders,
     csv_list,

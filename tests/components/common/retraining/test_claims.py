@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from components.claim.algorithm import described, terms_of
 from components.claim.config import ClaimConfig
 from components.claim.stage import run_stage
-from components.common.contracts.errors import ConfigError, ConflictError, DataError
+from components.common.contracts.errors import ConfigError, ConflictError, ContractError, DataError
 from components.common.retraining.claims import claim_next, complete, require_held
 from components.common.retraining.drops import date_of, deliver, find_drops
 from components.common.retraining.records import Claim, Search, Terms
@@ -64,6 +65,14 @@ def put_drop(store: Store, name: str, files: dict[str, bytes], /, **ready: Any) 
 def claim(store: Store, holder: str = "run-1", **terms: Any) -> Search:
     given = {"name": "m", "lease_seconds": 600.0, **terms}
     return claim_next(store, f"{store.root}/drops", Terms(holder=holder, **given))
+
+
+def let_expire(store: Store, held: Claim) -> None:
+    """Makes a claim two days old, and its run one that has written nothing."""
+    uri = f"{store.root}/models/m/claims/{held.content}.json"
+    store.put(uri, replace(held, since=held.since - 2 * 86400).to_bytes())
+    for info in list(store.list(f"{store.root}/runs/{held.data_run_id}/")):
+        store.delete(info.uri)
 
 
 def race(store: Store, lease: float) -> list[tuple[int, int, dict[str, int]]]:
@@ -222,6 +231,56 @@ def test_a_dead_training_frees_its_drop_after_the_lease_and_has_lost_it(store: S
         complete(store, "m", dead, "promoted")
     complete(store, "m", heir, "promoted")
     assert claim(store, "late").passed == {"done": 1}
+
+
+@pytest.mark.parametrize(("plan", "resumes"), [("a", True), ("b", False), ("", False)])
+def test_a_takeover_of_the_same_plan_resumes_from_the_data_of_the_dead_run(
+    store: Store, plan: str, resumes: bool
+) -> None:
+    put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    dead = claim(store, "dead", plan="a" if plan else "").claim
+    assert dead is not None
+    assert dead.data_run_id == "dead"
+    let_expire(store, dead)
+    heir = claim(store, "heir", plan=plan).claim
+    assert heir is not None
+    assert (heir.holder, heir.epoch, heir.data_run_id) == ("heir", 2, "dead" if resumes else "heir")
+    with pytest.raises(ConflictError, match="run heir, epoch 2"):
+        require_held(store, "m", dead)
+    # A third run resumes from the same.
+    let_expire(store, heir)
+    third = claim(store, "third", plan=plan).claim
+    assert third is not None
+    # Signs of life are where the data are.
+    let_expire(store, third)
+    store.put(f"{store.root}/runs/{third.data_run_id}/warmup/partial/x.state", b"at work")
+    assert claim(store, "eager", plan=plan).passed == {"being trained": 1}
+    assert third.data_run_id == (heir.data_run_id if plan else "third")
+
+
+def test_the_claim_gives_out_the_run_whose_data_are_resumed_from(store: Store) -> None:
+    put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    config = ClaimConfig(name="m", drops=f"{store.root}/drops", plan="p")
+    first = run_stage(config, store.root, "run-1").manifest.facts
+    assert first["run_id"] == "run-1"
+    let_expire(store, Claim(**first["claim"]))
+    second = run_stage(config, store.root, "run-2")
+    assert second.outputs["data_run_id"] == "run-1"
+    # The claim itself stays with the run that holds it, so that its step, tried again, finds it.
+    assert run_stage(config, store.root, "run-2").sha256 == second.sha256
+    assert "/runs/run-2/claim/" in second.uri
+    idle = run_stage(config, store.root, "run-3")
+    assert (idle.manifest.facts["outcome"], idle.manifest.facts["run_id"]) == ("nothing new", "run-3")
+
+
+def test_a_claim_of_an_earlier_version_is_still_read() -> None:
+    old = {
+        "content": "c", "drop_uri": "s3://b/d", "ready_etag": "e", "holder": "run-1", "epoch": 1, "since": 1.0,
+        "lease_seconds": 1.0, "state": "claimed", "outcome": "", "version": 1,
+    }  # fmt: skip
+    assert Claim.from_bytes(json.dumps(old).encode(), "s3://b/c").data_run_id == "run-1"
+    with pytest.raises(ContractError):
+        Claim.from_bytes(json.dumps({**old, "epoch_": 1}).encode(), "s3://b/c")
 
 
 def test_a_sign_of_life_keeps_the_claim(store: Store) -> None:
