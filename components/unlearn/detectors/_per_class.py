@@ -6,7 +6,7 @@ Among all samples those of an easy class would come first, and clean-label poiso
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -66,7 +66,8 @@ class PerClass(ByForgetting):
         next_best = max((other.retain_accuracy for other in others), default=1.0)
         if first.retain_accuracy < self.apart * next_best or first.antimode.unaffected < self.unaffected:
             return None
-        return self.find(context, first, highest=self.highest, recheck=True)
+        # Without an antimode there is no slope of it either: below the bound a third of the clean ones would be suspects.
+        return replace(self.find(context, first, highest=self.highest, recheck=True), threshold=0.5)
 
     def left_as_it_was(self, result: Probe) -> bool:
         """Whether the held-out samples kept their label, and their loss as well."""
