@@ -66,7 +66,7 @@ class PerClass(ByForgetting):
         next_best = max((other.retain_accuracy for other in others), default=1.0)
         if first.retain_accuracy < self.apart * next_best or first.antimode.unaffected < self.unaffected:
             return None
-        # Without an antimode there is no slope of it either: below the bound a third of the clean ones would be suspects.
+        # Without an antimode it has no slope either: below the bound a third of the clean ones would be suspects.
         return replace(self.find(context, first, highest=self.highest, recheck=True), threshold=0.5)
 
     def left_as_it_was(self, result: Probe) -> bool:
