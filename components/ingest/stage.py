@@ -90,7 +90,7 @@ def _beside(main: Published, truth: Published | None) -> IngestResult:
 
 
 def _options(config: IngestConfig, own: OwnData | None) -> DropOptions:
-    settings = {field.name: getattr(config, field.name, None) for field in fields(DropOptions)}
+    settings: dict[str, Any] = {field.name: getattr(config, field.name, None) for field in fields(DropOptions)}
     return DropOptions(**{**settings, "as_published": own is not None and own.as_published})
 
 

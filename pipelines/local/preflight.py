@@ -17,7 +17,8 @@ from components.common.contracts.errors import ConfigError, DataError
 from components.common.contracts.os_errors import full_disk, room
 
 if TYPE_CHECKING:
-    from components.common.datasets.base import Folder
+    from components.common.intake.apart import Apart
+    from components.common.intake.sources import Folder
     from components.common.storage.store import Store
 
 __all__ = ["check_agreement", "check_images", "check_machine", "check_names"]
@@ -92,8 +93,7 @@ def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> No
         DataError: There is no folder of that name on this machine.
         StorageError: The store cannot answer.
     """
-    from components.common.datasets.base import LocalFiles
-    from components.common.intake.store_folder import StoreFiles
+    from components.common.intake.store_folder import folders
     from components.common.runs.publish import find_manifest
     from components.common.storage.addresses import join
     from pipelines.dag.settings import stage_configs
@@ -105,8 +105,7 @@ def check_images(store: Store, run_id: str, parameters: Mapping[str, Any]) -> No
         # The data may be gone by now, and are not needed any more.
         _check_models(configs, int(done[2].facts["image_shape"][1]))
     elif place and not configs["ingest"].image_size:
-        files = StoreFiles(store) if place.startswith("s3://") else LocalFiles()
-        _check_models(configs, _common_side(files.folder(place), files.open))
+        _check_models(configs, _common_side(folders(store)(place)))
 
 
 def check_agreement(store: Store, run_id: str, parameters: Mapping[str, Any]) -> None:
@@ -160,48 +159,55 @@ def _short(value: Any) -> str:
 
 
 def _check_models(configs: Mapping[str, Any], side: int) -> None:
-    """Builds the models for images of that size, without memory for their weights; nothing if it is 0, unknown."""
+    """Checks that the models can take images of that size; nothing if it is 0, unknown."""
     if not side:
         return
-    import torch
+    from components.common.models.base import check_size
 
-    from components.common.models import ModelSpec, build_model
-
-    spec = ModelSpec(num_classes=2, channels=3, image_size=side, mean=(0.5,) * 3, std=(0.5,) * 3)
     for name in sorted({configs["warmup"].model, configs["control"].model}):
-        with torch.device("meta"):
-            build_model(name, spec)
+        check_size(name, side, side)
 
 
-def _common_side(folder: Folder, opened: Callable[[str], Any]) -> int:
+def _common_side(folder: Folder) -> int:
     """Height of a folder's images if those that are looked at, from all over it, have one; else 0.
 
     Where sizes differ the most frequent one stays, which only a reading of all can tell.
     """
+    from components.common.intake.apart import Apart
     from components.common.intake.images import MAX_IMAGE_BYTES
+    from components.common.intake.names import shard_kind
 
     entries = list(itertools.islice(folder.entries(), _LISTED))
-    shards = [key for key, _ in entries if key.endswith(".parquet")]
-    sides = {_first_side_of_shard(f"{folder.location}/{key}", opened) for key in shards[:3]}
-    if not shards:
-        chosen = entries[:: max(1, len(entries) // _LOOKED_AT)]
-        sides = {_side(folder.read(key, size)) for key, size in chosen if 0 < size <= MAX_IMAGE_BYTES}
+    shards = [key for key, _ in entries if shard_kind(key)]
+    with Apart() as apart, tempfile.TemporaryDirectory(prefix="untaint-look-") as scratch:
+        # Hostile files are opened in a process of their own.
+        if shards:
+            sides = {_side_of(apart, _shard_side, folder.fetch(key, Path(scratch)), key) for key in shards[:1]}
+        else:
+            chosen = entries[:: max(1, len(entries) // _LOOKED_AT)]
+            blobs = [folder.read(key, size) for key, size in chosen if 0 < size <= MAX_IMAGE_BYTES]
+            sides = {_side_of(apart, _side, blob) for blob in blobs}
     sides.discard(0)
     return sides.pop() if len(sides) == 1 else 0
 
 
-def _first_side_of_shard(uri: str, opened: Callable[[str], Any]) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _side_of(apart: Apart, look: Callable[..., int], *arguments: Any) -> int:
+    """What a look at a file says; 0 where it cannot: the stage that reads it says better what is wrong."""
+    from components.common.intake.apart import EndedError
 
-    # Whatever is wrong with the file, the stage that reads it says it better.
-    with contextlib.suppress(pa.ArrowException, OSError, ValueError, KeyError, TypeError), opened(uri) as file:
-        batch = next(pq.ParquetFile(file).iter_batches(batch_size=1))
-        for column in batch.columns:
-            (value,) = column.to_pylist()
-            data = value.get("bytes") if isinstance(value, dict) else value
-            if isinstance(data, bytes) and (side := _side(data)):
-                return side
+    with contextlib.suppress(EndedError, DataError, OSError, ValueError, KeyError, TypeError):
+        return int(apart.call(look, *arguments))
+    return 0
+
+
+def _shard_side(path: Path, key: str) -> int:
+    import numpy as np
+
+    from components.common.intake.columns import ColumnNames
+    from components.common.intake.shards import shard_images
+
+    for image in shard_images(path, key, ColumnNames(), np.zeros(1, np.int64)):
+        return _side(image if isinstance(image, bytes) else None)
     return 0
 
 
@@ -209,7 +215,7 @@ def _side(data: bytes | None) -> int:
     from components.common.intake.images import decode
 
     try:
-        return int(decode(data or b"", 0, "the first image").pixels.shape[1])
+        return int(decode(data or b"", 0).shape[1])
     except DataError:
         return 0
 

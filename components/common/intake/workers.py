@@ -283,7 +283,7 @@ def _look(pixels: Pixels) -> npt.NDArray[np.uint8]:
     grey = len(pixels) == 1 or (np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]))
     seen = pixels[:1] if grey else pixels
     digest = hashlib.blake2b(repr(seen.shape).encode(), digest_size=LOOK_BYTES)
-    digest.update(np.ascontiguousarray(seen))
+    digest.update(np.ascontiguousarray(seen).data)
     return np.frombuffer(digest.digest(), np.uint8)
 
 
@@ -295,7 +295,8 @@ def _coarse(pixels: Pixels) -> npt.NDArray[np.uint8]:
     rows, columns, areas = _parts(height, width)
     sums = np.add.reduceat(pixels, rows, axis=1, dtype=np.uint32)
     sums = np.add.reduceat(sums.sum(axis=0), columns, axis=1)
-    return (sums // (areas * np.uint32(channels))).astype(np.uint8).reshape(-1)
+    levels: npt.NDArray[np.uint8] = (sums // (areas * np.uint32(channels))).astype(np.uint8).reshape(-1)
+    return levels
 
 
 # Without image_size a drop may have any number of sizes.
