@@ -216,7 +216,7 @@ def _listed(columns: Sequence[_Column], chosen: Sequence[str]) -> Listed:
 
 def _choose(header: Sequence[str], names: ColumnNames) -> tuple[str, str, str] | None:
     """The columns of keys, labels and splits (empty without one) among the names of all; None if it is no list."""
-    known = {}
+    known: dict[str, list[str]] = {}
     for name in header:
         known.setdefault(name.strip(), []).append(name)
 
