@@ -173,10 +173,11 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
         for name in artifacts:
             with open(given[name].path, "wb") as file:
                 file.write(published.files[name])
-            given[name].metadata.update(_origin(published.manifest, published.files[name]))
             if isinstance(given[name], dsl.ClassificationMetrics):
                 # The graph draws these from their metadata; the file is there for whoever opens it.
                 given[name].metadata.update(json.loads(published.files[name]))
+            else:
+                given[name].metadata.update(_origin(published.manifest, published.files[name]))
         own = {"manifest_uri": published.uri, "manifest_sha256": published.sha256}
         return result(**{**published.outputs, **own})
 
@@ -220,12 +221,12 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Publis
         metrics: The stage's Metrics artifact.
     """
     _end_with_the_run()
-    _note(exit_code=None)
     logging.basicConfig(
         level=os.environ.get("UNTAINT_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stdout, force=True
     )
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
+        _note(exit_code=None)
         published = _shown(work(), lineage, metrics)
     except Exception as problem:
         known = explained(problem)

@@ -63,22 +63,23 @@ def add_model_files(
 
 
 def with_files(run: StageRun, published: Published) -> Published:
-    """The result with what the run graph shows of it: the views of ``page``, and the model as it is used.
+    """The result with what the run graph shows of it: the report, and the model as it is used.
 
     Raises:
         ContractError: A published object is damaged.
         StorageError: The store cannot serve.
     """
-    from components.evaluate.page import VIEWS
+    from components.evaluate.page import read_views
 
     objects = published.manifest.objects
-    shown = {name: name for name in VIEWS} | {"model": "model_pt2" if "model_pt2" in objects else "model_safetensors"}
-    refs = {name: published.manifest.object(part, published.uri) for name, part in shown.items()}
-    return replace(published, files={name: run.store.get(ref.uri, ref.sha256) for name, ref in refs.items()})
+    ref = published.manifest.object("model_pt2" if "model_pt2" in objects else "model_safetensors", published.uri)
+    model = {"model": run.store.get(ref.uri, ref.sha256)}
+    return replace(published, files={**read_views(run, published), **model})
 
 
 def _provenance(run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> Provenance:
-    from components.common.classifier import Provenance, dataset_digest, dataset_name, versions
+    from components.common.classifier import Provenance, dataset_digest, dataset_name
+    from components.common.contracts.versions import versions
     from components.common.tables.tables import SAMPLE_INDEX
 
     ingest = run.parents["ingest"]

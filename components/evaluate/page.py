@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from components.common.classifier import versions
+from components.common.contracts.versions import versions
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.storage.addresses import join
 from components.evaluate import charts
@@ -22,7 +22,7 @@ from components.evaluate.report import MODELS, Card, Figure, Report, Time, rende
 from components.evaluate.summary import ARTIFACTS, ordinary_seconds, summarise, to_json
 from components.evaluate.wording import Found, candidates_of, caveats, colour, detectors, next_steps, sentence
 
-__all__ = ["VIEWS", "Shown", "add_views", "post_summary"]
+__all__ = ["VIEWS", "Shown", "add_views", "post_summary", "read_views"]
 
 VIEWS = {"report": ".html", "overview": ".md", "confusion": ".json", "roc": ".json"}
 """What the run graph shows of the stage, by the name of the output, and the suffix of the object."""
@@ -72,7 +72,7 @@ class Shown:
         return np.array([assignment == "poisoned" for assignment in self.split["assignment"].to_pylist()])
 
 
-def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mapping[str, float]) -> None:
+def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mapping[str, float]) -> dict[str, bytes]:
     """Keeps summary, report and what the run graph shows for publishing; adds to the facts what the terminal says.
 
     Args:
@@ -80,6 +80,9 @@ def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mappi
         shown: What is known.
         facts: The stage's facts; ``sentence``, ``next_steps``, ``caveats``, ``colour`` and ``ordinary`` are added.
         metrics: The stage's metrics.
+
+    Returns:
+        The content of the stage's artifacts in the run graph, by the name of the output.
     """
     own = [*facts["stages"], {"stage": "evaluate", "seconds": run.elapsed, "train_seconds": 0.0}]
     found = _found(shown, facts)
@@ -96,7 +99,9 @@ def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mappi
         versions=versions(),
         config_digest=config_digest(parents, run.config),
     )
-    epochs = {name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents}
+    epochs: dict[str, int] = {
+        name: int(parents[name].config["epochs"]) for name in ("warmup", "finetune") if name in parents
+    }
     facts["ordinary"] = list(ordinary_seconds(facts["stages"], epochs))
     matrix = confusion_matrix(shown.holdout_labels, shown.holdout_predicted, len(shown.class_names))
     files = {
@@ -110,6 +115,21 @@ def add_views(run: StageRun, shown: Shown, facts: dict[str, Any], metrics: Mappi
     # The report shows the summary's figures, so it cannot show its own address.
     summary["artifacts"]["report"] = run.address("report")
     run.add_bytes("summary", to_json(summary), suffix=".json", kind="document")
+    return files
+
+
+def read_views(run: StageRun, published: Published) -> dict[str, bytes]:
+    """What ``add_views`` gave, of a result that is there already.
+
+    Args:
+        run: The stage.
+        published: Its result.
+
+    Raises:
+        ContractError: An object is missing or damaged.
+    """
+    refs = {name: published.manifest.object(name, published.uri) for name in VIEWS}
+    return {name: run.store.get(ref.uri, ref.sha256) for name, ref in refs.items()}
 
 
 def post_summary(run: StageRun, published: Published) -> None:

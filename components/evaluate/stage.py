@@ -80,9 +80,8 @@ def run_stage(
         truth = _truth(run)
         metrics |= _split_figures(unplanted, truth) | _holdout_figures(judged, classes)
         _add_suspects(run, config, unplanted, judged, index, (train, holdout))
-        # Before the summary, which names the files.
-        facts["formats_left_out"] = add_model_files(run, config.formats, holdout, facts, metrics)
         shown = _shown(run, config, unplanted, index, truth, train, holdout, judged)
+        facts["formats_left_out"] = add_model_files(run, config.formats, holdout, facts, metrics)
         add_views(run, shown, facts, metrics)
         published = run.publish(facts, metrics)
         post_summary(run, published)

@@ -1,14 +1,13 @@
 """Bounded unlearning of chosen samples, and what it moves.
 
-Samples are forgotten on a copy of the warm-up model, while a trusted pool keeps the main task. What that costs tells
-whether there was anything to forget: forgetting a trigger is cheap and shakes every sample that carries it and no
+Samples are forgotten on a copy of the warm-up model, while a retain set keeps the main task. What that costs tells
+whether there was anything to forget: forgetting a trigger is cheap and moves every sample that carries it and no
 other, forgetting clean images takes their whole class along, some samples more and some less.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,169 +19,105 @@ from torch import Tensor, nn
 from components.common.learning.augment import weak
 from components.common.learning.scoring import Scores, score
 from components.common.learning.seeding import stream
-from components.common.signals import propose, trust
 from components.unlearn.config import UnlearnConfig
 
-__all__ = [
-    "Probe",
-    "Proposal",
-    "Valley",
-    "find_valley",
-    "forget",
-    "halved",
-    "joined",
-    "make_proposal",
-    "probe",
-    "widen",
-]
+__all__ = ["Antimode", "Candidate", "Probe", "find_antimode", "forget", "halved", "joined", "probe", "widen"]
 
-# Rises are counted in bins of a twentieth of a unit from a little below nothing to one unit: half of the forgotten
-# samples rose by more, and how much more says nothing.
-_LOW, _HIGH, _BINS = -0.1, 1.0, 22
-# Standard deviation in bins of the Gaussian that smooths the counts: three tenths of a unit are what a mode spans.
-_BLUR = 1.5
-# Witnesses that the model believed before, at least; and as a share of all. Of a class that it hardly knows yet nobody
-# can show that it was spared: the repair alone teaches it, and every forgetting looks free (docs/LOG.md).
+# Loss gaps are counted in bins of a twentieth of a unit from a little below nothing to one unit: half of the forget
+# set rose by more, and how much more says nothing. The Gaussian that smooths the counts spans 1.5 bins.
+_LOW, _HIGH, _BINS, _BLUR = -0.1, 1.0, 22, 1.5
+# Held-out samples that the model must have believed before: of a class that it hardly knows yet nothing shows that it
+# was spared (docs/LOG.md).
 _FEWEST_BELIEVED = 5
-_LEAST_BELIEVED = 0.02
-# Depth up to which a valley is clear. With the easiest of a class forgotten: .01 to .11 for the carriers of a trigger,
-# from .16 for clean samples where the valley also parts a quarter of the class from the rest (docs/LOG.md).
-_CLEAR = 0.12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Proposal:
-    """What is proposed to be forgotten.
+class Candidate:
+    """Samples of one label that a detector would have forgotten.
 
     Attributes:
-        signal: Name of the signal that proposes it.
-        label: The given label that the proposed samples share.
-        isolated: int64 [k], positions of the samples to forget.
-        trusted: int64 [t], positions that keep the main task; the least suspect of every class.
-        witnesses: int64 [w], positions of equally trusted samples that the forgetting does not see.
-        by_fall: Whether the samples were chosen by what an earlier forgetting moved most.
-        by_class: Whether the class was given, and only its samples were chosen by the signal.
+        name: Detector, label and round; seeds the batches, so no two candidates of a run share it.
+        label: The given label of the forget set.
+        forget: int64 [f], the forget set.
+        retain: int64 [r], the retain set: samples of every class that keep the main task.
+        held_out: int64 [h], the held-out retain set, which the forgetting does not see.
     """
 
-    signal: str
+    name: str
     label: int
-    isolated: Tensor
-    trusted: Tensor
-    witnesses: Tensor
-    by_fall: bool = False
-    by_class: bool = False
+    forget: Tensor
+    retain: Tensor
+    held_out: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Valley:
-    """Where the rises of a class fall into two kinds.
+class Antimode:
+    """Where the loss gaps of a class fall into two kinds.
 
     Attributes:
-        at: The rise at the bottom of the valley.
-        depth: Density at the bottom as a share of that at the lower of the two peaks: 0 for two kinds that do not
-            touch, 1 where there is no valley.
-        below: Share of the samples below the bottom, in [0, 1].
+        threshold: The gap at the least density between the two modes.
+        ratio: That density as a share of the lower mode's: 0 for two kinds that do not touch, 1 for a single kind.
+        unaffected: Share of the class below the threshold, in [0, 1].
     """
 
-    at: float
-    depth: float
-    below: float
-
-    @property
-    def clear(self) -> bool:
-        """Whether it lies between two kinds that hardly touch."""
-        return self.depth <= _CLEAR
+    threshold: float
+    ratio: float
+    unaffected: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """What forgetting a proposal did.
+    """What forgetting a candidate did.
 
     Attributes:
-        proposal: What was forgotten.
-        forgotten: Probability of the given label left on the isolated samples, in [0, 1].
-        retained: Share of the witnesses of the same label that keep it, among those that had it before, in [0, 1]; 0
-            where too few had it.
-        spilled: Median rise in loss of the witnesses of the same label, in the units of ``rise``; 1 where too few of
-            them had it before.
-        valley: Where the rises of the label's samples fall into two kinds.
-        rise: float32 [n], rise in loss, in units of the isolated samples' median rise: 0 unmoved, 1 moved like them;
-            0 for samples of other labels.
-        model: The model after forgetting; None where it is of no more use.
+        candidate: What was forgotten.
+        forget_confidence: Probability of the given label left on the forget set, in [0, 1].
+        retain_accuracy: Share of the held-out samples of the label that keep it, of those that had it, in [0, 1].
+        retain_loss_increase: Their median loss gap, in the units of ``gap``.
+        antimode: Where the gaps of the label's samples fall into two kinds.
+        gap: float32 [n], unlearning loss gap: the rise in loss in units of the forget set's median rise. 0 unmoved,
+            1 moved like the forget set; 0 for samples of other labels.
     """
 
-    proposal: Proposal
-    forgotten: float
-    retained: float
-    spilled: float
-    valley: Valley
-    rise: Tensor
-    model: nn.Module | None
+    candidate: Candidate
+    forget_confidence: float
+    retain_accuracy: float
+    retain_loss_increase: float
+    antimode: Antimode
+    gap: Tensor
 
 
 def halved(pool: Tensor, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """A pool of positions, int64 [m], in two random halves: those to train on, and witnesses."""
-    order = torch.randperm(len(pool), generator=stream(seed, "witnesses", name))
+    """A pool of positions, int64 [m], in two random halves: a retain set, and a held-out one."""
+    order = torch.randperm(len(pool), generator=stream(seed, "held out", name))
     half = len(pool) // 2
     return pool[order[half:]], pool[order[:half]]
-
-
-def make_proposal(
-    name: str,
-    values: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    isolation_ratio: float,
-    done: Collection[int],
-    config: UnlearnConfig,
-) -> Proposal:
-    """What a signal would have forgotten.
-
-    Args:
-        name: The signal's name.
-        values: float32 [n] in [0, 1], higher = more suspect.
-        labels: int64 [n], the given labels.
-        isolation_ratio: Share of the training set that a signal looks at, in (0, 1).
-        done: Labels that the signal is not asked about; not all there are.
-        config: Trusted ratio and seed.
-    """
-    asked = np.flatnonzero(~np.isin(labels, list(done)))
-    ratio = min(1.0, isolation_ratio * len(labels) / len(asked))
-    isolated = asked[propose(values[asked], labels[asked], ratio)]
-    pool = np.setdiff1d(trust(values, labels, config.trusted_ratio), isolated)
-    trusted, witnesses = halved(torch.from_numpy(pool), config.seed, name)
-    return Proposal(
-        signal=name,
-        label=int(labels[isolated[0]]),
-        isolated=torch.from_numpy(isolated),
-        trusted=trusted,
-        witnesses=witnesses,
-    )
 
 
 def forget(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    proposal: Proposal,
+    candidate: Candidate,
     config: UnlearnConfig,
     *,
     mirror: bool,
-    steps: int | None = None,
+    steps: int,
 ) -> nn.Module:
-    """Makes a copy of a model that no longer gives the isolated samples their given label.
+    """Makes a copy of a model that no longer gives the forget set its label.
 
-    The loss is the complementary cross-entropy -log(1 - p_y) on isolated samples as long as p_y is above chance, and
-    nothing below: it is bounded, so it cannot drive the weights away. Cross-entropy on the trusted pool repairs what
+    The loss is the complementary cross-entropy -log(1 - p_y) on the forget set as long as p_y is above chance, and
+    nothing below: it is bounded, so it cannot drive the weights away. Cross-entropy on the retain set repairs what
     the forgetting breaks.
 
     Args:
         model: The model; unchanged.
         images: uint8 [n, c, h, w].
         labels: int64 [n], the given labels, on the CPU.
-        proposal: What to forget.
-        config: Steps, batch and learning rate.
+        candidate: What to forget.
+        config: Batch and learning rate.
         mirror: Whether a horizontal flip keeps the class.
-        steps: Another number of steps than the config's.
+        steps: Number of steps.
 
     Returns:
         The changed copy, in evaluation mode.
@@ -191,19 +126,19 @@ def forget(
     changed.requires_grad_(requires_grad=True)
     device = next(changed.parameters()).device
     optimizer = torch.optim.SGD(changed.parameters(), lr=config.learning_rate, momentum=config.momentum)
-    for step in range(config.steps if steps is None else steps):
-        generator = stream(config.seed, "forget", proposal.signal, step)
-        isolated = proposal.isolated[torch.randint(len(proposal.isolated), (config.forget_batch,), generator=generator)]
-        trusted = proposal.trusted[torch.randint(len(proposal.trusted), (config.keep_batch,), generator=generator)]
-        rows = torch.cat([isolated, trusted])
-        augmenting = stream(config.seed, "forget", proposal.signal, "augment", step, device=device)
+    for step in range(steps):
+        generator = stream(config.seed, "forget", candidate.name, step)
+        unwanted = candidate.forget[torch.randint(len(candidate.forget), (config.forget_batch,), generator=generator)]
+        kept = candidate.retain[torch.randint(len(candidate.retain), (config.retain_batch,), generator=generator)]
+        rows = torch.cat([unwanted, kept])
+        augmenting = stream(config.seed, "forget", candidate.name, "augment", step, device=device)
         logits = changed(weak(images[rows.to(device)], augmenting, mirror=mirror))
         given = labels[rows].to(device)
         chance = 1.0 / logits.shape[1]
-        believed = logits[: len(isolated)].softmax(dim=1).gather(1, given[: len(isolated), None]).squeeze(1)
+        believed = logits[: len(unwanted)].softmax(dim=1).gather(1, given[: len(unwanted), None]).squeeze(1)
         # The clamp bounds a single sample's loss at about 7 and its gradient with it.
         complementary = -torch.log((1.0 - believed).clamp_min(1e-3)) * (believed > chance)
-        loss = complementary.mean() + F.cross_entropy(logits[len(isolated) :], given[len(isolated) :])
+        loss = complementary.mean() + F.cross_entropy(logits[len(unwanted) :], given[len(unwanted) :])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -214,70 +149,70 @@ def probe(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    proposal: Proposal,
+    candidate: Candidate,
     config: UnlearnConfig,
     *,
     mirror: bool,
     before: Scores,
-    steps: int | None = None,
+    steps: int,
 ) -> Probe:
-    """Forgets a proposal and measures what moved.
+    """Forgets a candidate on a copy of a model and measures what moved.
 
     Args:
-        model: The warm-up EMA model.
+        model: The warm-up EMA model; unchanged.
         images: uint8 [n, c, h, w].
         labels: int64 [n], on the CPU.
-        proposal: What to forget.
+        candidate: What to forget.
         config: Settings.
         mirror: Whether a horizontal flip keeps the class.
         before: The model's scores of all samples.
-        steps: Another number of steps than the config's.
+        steps: Number of steps.
     """
-    changed = forget(model, images, labels, proposal, config, mirror=mirror, steps=steps)
+    own = candidate.held_out[labels[candidate.held_out] == candidate.label]
+    believed = own[before.given_probability[own] > 0.5]
+    knows = len(believed) >= max(_FEWEST_BELIEVED, 0.02 * len(own))
+
+    changed = forget(model, images, labels, candidate, config, mirror=mirror, steps=steps)
     # Only samples of the forgotten label can carry its trigger's label, so nobody else is asked.
-    members = (labels == proposal.label).nonzero().squeeze(1)
+    members = (labels == candidate.label).nonzero().squeeze(1)
     after = score(changed, images[members.to(images.device)], labels[members])
     left = torch.zeros(len(labels)).index_put((members,), after.given_probability)
-    rise = torch.zeros(len(labels)).index_put((members,), after.loss - before.loss[members])
-    # A floor of ln 2: an isolated sample whose probability did not even halve was not forgotten at all.
-    rise = rise / rise[proposal.isolated].median().clamp_min(0.6931)
-    witnesses = proposal.witnesses[labels[proposal.witnesses] == proposal.label]
-    believed = witnesses[before.given_probability[witnesses] > 0.5]
-    knows = len(believed) >= max(_FEWEST_BELIEVED, _LEAST_BELIEVED * len(witnesses))
+    gap = torch.zeros(len(labels)).index_put((members,), after.loss - before.loss[members])
+    # A floor of ln 2: a forget set whose probability did not even halve was not forgotten at all.
+    gap = gap / gap[candidate.forget].median().clamp_min(0.6931)
     return Probe(
-        proposal=proposal,
-        forgotten=float(left[proposal.isolated].mean()),
-        retained=float((left[believed] > 0.5).float().mean()) if knows else 0.0,
-        spilled=float(rise[witnesses].median()) if knows else 1.0,
-        valley=find_valley(rise[members].numpy()),
-        rise=rise,
-        model=changed,
+        candidate=candidate,
+        forget_confidence=float(left[candidate.forget].mean()),
+        retain_accuracy=float((left[believed] > 0.5).float().mean()) if knows else 0.0,
+        retain_loss_increase=float(gap[own].median()) if knows else 1.0,
+        antimode=find_antimode(gap[members].numpy()),
+        gap=gap,
     )
 
 
-def find_valley(rise: npt.NDArray[np.float32]) -> Valley:
-    """The valley between those that moved and those that did not.
+def find_antimode(gap: npt.NDArray[np.float32]) -> Antimode:
+    """The least density between those that moved and those that did not.
 
-    Otsu's threshold (1979) parts the rises in two; the valley lies between the peaks on either side of it.
+    Otsu's threshold (1979) parts the gaps in two; the antimode is between the modes on either side of it.
 
     Args:
-        rise: float32 [m], of the samples of one label.
+        gap: float32 [m], of the samples of one label.
     """
-    counts, edges = np.histogram(rise.clip(_LOW, _HIGH), bins=_BINS, range=(_LOW, _HIGH))
+    counts, edges = np.histogram(gap.clip(_LOW, _HIGH), bins=_BINS, range=(_LOW, _HIGH))
     reach = np.arange(-_BINS, _BINS + 1)
     kernel = np.exp(-0.5 * (reach / _BLUR) ** 2)
-    # Counts are mirrored at the ends, so that a peak there is as high as elsewhere.
+    # Counts are mirrored at the ends, so that a mode there is as high as elsewhere.
     density = np.convolve(np.concatenate([counts[::-1], counts, counts[::-1]]), kernel / kernel.sum(), mode="same")
     density = density[_BINS : 2 * _BINS]
     middle = _otsu(counts)
     low, high = int(density[:middle].argmax()), middle + int(density[middle:].argmax())
     bottom = low + int(density[low : high + 1].argmin())
-    at = float(edges[bottom] + edges[bottom + 1]) / 2
-    peak = min(density[low], density[high])
-    return Valley(
-        at=at,
-        depth=float(density[bottom] / peak) if peak > 0 else 1.0,
-        below=float((rise <= at).mean()),
+    threshold = float(edges[bottom] + edges[bottom + 1]) / 2
+    mode = min(density[low], density[high])
+    return Antimode(
+        threshold=threshold,
+        ratio=float(density[bottom] / mode) if mode > 0 else 1.0,
+        unaffected=float((gap <= threshold).mean()),
     )
 
 
@@ -289,60 +224,52 @@ def _otsu(counts: npt.NDArray[np.int64]) -> int:
     other = total - weight
     apart = moments[:-1] / np.maximum(weight, 1) - (moments[-1] - moments[:-1]) / np.maximum(other, 1)
     between = weight * other * apart**2
-    # Where nothing lies between two kinds, every threshold there is as good; next to one of them its slope would be
-    # taken for the other peak.
+    # Where nothing is between two kinds, every threshold there is as good; next to one of them its slope would be
+    # taken for the other mode.
     best = np.flatnonzero(between >= between.max() * (1.0 - 1e-9))
     return int(best[0] + best[-1]) // 2 + 1
 
 
-def widen(found: Probe, mixed_at: float | None = None) -> Proposal:
-    """The proposal to forget all that a probe shook, while only what it left alone is trusted.
+def widen(found: Probe, calm_below: float, *, keep: bool) -> Candidate:
+    """The candidate to forget all that a probe moved, while only what it left alone is retained.
 
     Args:
         found: The probe.
-        mixed_at: Rise above which nothing is left alone, in a class that is known to be mixed. Where its poison moves
-            by any amount, the valley may lie among it, and what is trusted below would be taught to the model again.
+        calm_below: Gap above which nothing is retained any more.
+        keep: Whether what was forgotten first stays in, moved or not.
     """
-    before = found.proposal
-    if mixed_at is None:
-        calm = found.rise <= found.valley.at
-        # What moved little more than the calm ones is neither: it may be either.
-        isolated = found.rise > max(0.5, found.valley.at)
-        # Asked on the chance, what was forgotten and did not move was forgotten by mistake, and made it dear. What a
-        # signal proposed of all samples stays: of dithered poison half is trusted at first and hardly moves.
-        stays = not (before.by_class and found.valley.clear)
-    else:
-        calm = found.rise <= min(found.valley.at, mixed_at)
-        isolated = ~calm
-        stays = True
-    if stays:
-        isolated[before.isolated] = True
+    before = found.candidate
+    calm = found.gap <= calm_below
+    # What moved little more than the calm ones is neither: it may be either.
+    unwanted = found.gap > (calm_below if keep and calm_below < found.antimode.threshold else max(0.5, calm_below))
+    if keep:
+        unwanted[before.forget] = True
     return replace(
         before,
-        signal=f"{before.signal}, again",
-        isolated=isolated.nonzero().squeeze(1),
-        trusted=before.trusted[calm[before.trusted]],
-        witnesses=before.witnesses[calm[before.witnesses]],
+        name=f"{before.name}, again",
+        forget=unwanted.nonzero().squeeze(1),
+        retain=before.retain[calm[before.retain]],
+        held_out=before.held_out[calm[before.held_out]],
     )
 
 
-def joined(found: list[Probe], flagged: Tensor, seed: int) -> Proposal:
-    """The proposal to forget several finds together; what one of them trusted may carry another's trigger.
+def joined(found: list[Candidate], flagged: Tensor, seed: int) -> Candidate:
+    """The candidate to forget several finds together; what one of them retained may carry another's trigger.
 
     Args:
-        found: The probes of the finds, at least one.
+        found: What led to the finds, at least one.
         flagged: bool [n], all that is suspect by any of them.
-        seed: Of the order of the trusted samples.
+        seed: Of the order of the retain set.
     """
-    isolated, trusted = torch.zeros_like(flagged), torch.zeros_like(flagged)
-    for result in found:
-        isolated[result.proposal.isolated] = True
-        trusted[result.proposal.trusted] = True
-    keepers = (trusted & ~flagged & ~isolated).nonzero().squeeze(1)
-    return Proposal(
-        signal="all finds",
-        label=found[0].proposal.label,
-        isolated=isolated.nonzero().squeeze(1),
-        trusted=keepers[torch.randperm(len(keepers), generator=stream(seed, "joined"))],
-        witnesses=keepers[:0],
+    unwanted, kept = torch.zeros_like(flagged), torch.zeros_like(flagged)
+    for candidate in found:
+        unwanted[candidate.forget] = True
+        kept[candidate.retain] = True
+    keepers = (kept & ~flagged & ~unwanted).nonzero().squeeze(1)
+    return Candidate(
+        name="all finds",
+        label=found[0].label,
+        forget=unwanted.nonzero().squeeze(1),
+        retain=keepers[torch.randperm(len(keepers), generator=stream(seed, "joined"))],
+        held_out=keepers[:0],
     )

@@ -10,7 +10,7 @@ __all__ = ["SPECS"]
 SPECS = (
     StageSpec(
         config=UnlearnConfig,
-        summary="Probes the proposals by forgetting them, refines the split by what moved, and removes the backdoor.",
+        summary="Forgets on trial what may carry a trigger, refines the split by what moved, and removes the backdoor.",
         parents=("ingest", "warmup", "split"),
         after="split",
         inputs={"seed": "seed"},

@@ -1,9 +1,9 @@
-"""The unlearn stage: probe the split's proposals by forgetting them, publish the refined split and the model."""
+"""The unlearn stage: ask the detectors, unlearn what they find, publish the refined split and the model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.common.runs.lifecycle import Published, StageRun
 from components.unlearn.config import UnlearnConfig
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from components.unlearn.algorithm import Find, Refined
+    from components.unlearn.algorithm import Refined
 
 __all__ = ["run_stage"]
 
-_SHAKEN, _FOREIGN = "shaken", "foreign"
+_UNLEARNING = "unlearning"
 
 
 def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapping[str, tuple[str, str]]) -> Published:
     """Runs the stage.
 
     Raises:
-        UntaintError: An input breaks its contract, or the store fails.
+        UntaintError: An input is not valid, or the store fails.
     """
     with StageRun("unlearn", config, store_root, run_id, parents) as run:
         done = run.finished()
@@ -41,20 +41,18 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
         signals = list(run.parents["split"].manifest.facts["signals"])
         split = run.read_table("split", "split", split_spec(signals), ids=rows.ids)
         model, architecture = read_model(run, "warmup", "model", device)
-        scores = {name: split[f"signal_{name}"].to_numpy() for name in signals}
         with run.timed("unlearn"):
-            ratio = float(run.parents["split"].manifest.config["isolation_ratio"])
             refined = refine(
                 model,
                 rows.images.to(device),
                 rows.labels,
-                scores,
+                {name: split[f"signal_{name}"].to_numpy() for name in signals},
                 config,
-                isolation_ratio=ratio,
+                isolation_ratio=float(run.parents["split"].manifest.config["isolation_ratio"]),
                 mirror=rows.mirror,
                 watch=run,
             )
-        names = [*signals, _SHAKEN, _FOREIGN]
+        names = [*signals, _UNLEARNING]
         spec = split_spec(names)
         run.add_table("split", _refined_table(split, refined, spec.schema), spec, ids=rows.ids)
         add_model(run, "model", architecture, rows.spec, refined.model)
@@ -63,34 +61,50 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
             facts={
                 "model": architecture,
                 "signals": names,
-                "verdict": "poison found" if refined.found else "no poison found",
-                "probes": [record for find in refined.finds for record in _records(find, rows.class_names)],
-                "mixed_classes": [rows.class_names[find.label] for find in refined.accepted if find.mixed],
-                "mapping": {
-                    rows.class_names[looks]: rows.class_names[label] for looks, label in refined.mapping.items()
-                },
                 "doubts": _doubts(refined.doubtful),
-                "rolled_back": refined.rolled_back,
+                **_findings(refined, rows.class_names),
             },
-            metrics={"poisoned": poisoned, "suspect": suspect, "finds": len(refined.accepted)},
+            metrics={"poisoned": poisoned, "suspect": suspect, "finds": len(refined.finds)},
         )
 
 
-def _records(find: Find, class_names: list[str]) -> list[dict[str, object]]:
-    return [
-        {
-            "signal": result.proposal.signal,
-            "label": class_names[find.label],
-            "isolated": len(result.proposal.isolated),
-            "forgotten": round(result.forgotten, 4),
-            "retained": round(result.retained, 4),
-            "spilled": round(result.spilled, 4),
-            "spared": round(result.valley.below, 4),
-            "valley": round(result.valley.depth, 4),
-            "accepted": result is find.chosen,
-        }
-        for result in find.probes
-    ]
+def _findings(refined: Refined, class_names: list[str]) -> dict[str, Any]:
+    """The verdict, what was found per class, and what was asked, in names and plain numbers."""
+    accepted = {id(find.probe) for find in refined.finds}
+    return {
+        "found": refined.found,
+        "verdict": refined.verdict.verdict,
+        "reason": refined.verdict.reason,
+        "classes": [
+            {
+                "label": class_names[one.label],
+                "finding": one.finding,
+                "reason": one.reason,
+                "size": one.size,
+                "poisoned": one.poisoned,
+                "suspect": one.suspect,
+                "lost": round(one.lost, 4),
+            }
+            for one in refined.classes
+        ],
+        "probes": [
+            {
+                "signal": detector,
+                "label": class_names[result.candidate.label],
+                "forget_set": len(result.candidate.forget),
+                "forget_confidence": round(result.forget_confidence, 4),
+                "retain_accuracy": round(result.retain_accuracy, 4),
+                "retain_loss_increase": round(result.retain_loss_increase, 4),
+                "antimode_ratio": round(result.antimode.ratio, 4),
+                "unaffected": round(result.antimode.unaffected, 4),
+                "accepted": id(result) in accepted,
+            }
+            for detector, result in refined.probes
+        ],
+        "mixed_classes": [class_names[find.label] for find in refined.finds if find.recheck],
+        "mapping": {class_names[looks]: class_names[label] for looks, label in refined.mapping.items()},
+        "rolled_back": refined.rolled_back,
+    }
 
 
 def _doubts(doubtful: Tensor) -> list[list[float]]:
@@ -104,28 +118,25 @@ def _refined_table(split: pa.Table, refined: Refined, schema: pa.Schema) -> pa.T
     import numpy as np
     import pyarrow as pa
 
-    poisoned, suspect = refined.poisoned.numpy(), refined.suspect.numpy()
+    poisoned, suspect, scores = refined.poisoned.numpy(), refined.suspect.numpy(), refined.scores.numpy()
     columns = {name: split[name] for name in split.column_names}
     columns["assignment"] = pa.array(
         np.where(poisoned, "poisoned", np.where(suspect, "suspect", "clean")).tolist(), pa.string()
     )
-    # What forgetting moved outranks what the signals guessed; among the unmoved the first guess keeps the order.
-    shaken, foreign, doubted = refined.shaken.numpy(), refined.foreign.numpy(), refined.doubted.numpy()
-    columns["suspicion"] = split["suspicion"]
-    if refined.found:
-        # A sample that is doubted and did not move stands with those that moved by half.
-        known = np.maximum(shaken, 0.5 * doubted)
-        columns["suspicion"] = np.where(known > 0, 0.5 + known / 2, split["suspicion"].to_numpy() / 2).astype(
-            np.float32
-        )
-    columns[f"signal_{_SHAKEN}"], columns[f"signal_{_FOREIGN}"] = shaken, foreign
-    columns["reasons"] = pa.array(
-        [
-            [*known, *((_SHAKEN,) if shook else ()), *((_FOREIGN,) if strange else ())]
-            for known, shook, strange in zip(
-                split["reasons"].to_pylist(), (poisoned | suspect) & (shaken > 0), doubted, strict=True
-            )
-        ],
-        pa.list_(pa.string()),
-    )
+    # What was found outranks what the signals guessed; among the rest the first guess keeps the order.
+    if refined.finds:
+        guessed = split["suspicion"].to_numpy() / 2
+        columns["suspicion"] = np.where(scores > 0, 0.5 + scores / 2, guessed).astype(np.float32)
+    columns[f"signal_{_UNLEARNING}"] = scores
+    columns["reasons"] = pa.array(_reasons(split["reasons"].to_pylist(), refined), pa.list_(pa.string()))
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _reasons(first: list[list[str]], refined: Refined) -> list[list[str]]:
+    """Per sample the signals that fired, and then the detectors that found it."""
+    reasons = [list(known) for known in first]
+    for find in refined.finds:
+        for row in (find.scores > find.threshold).nonzero().squeeze(1).tolist():
+            if find.detector not in reasons[row]:
+                reasons[row].append(find.detector)
+    return reasons

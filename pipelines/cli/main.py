@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -112,7 +111,7 @@ def cli() -> None:
     Examples:
       untaint run                                    5,000 digits, a BadNets attack, defended and undefended
       untaint run --attack blended --poison-rate 0.05
-      untaint run --run-id 20260131-120000-1f2e      go on with a run that stopped
+      untaint run --resume 20260131-120000-1f2e      go on with a run that stopped
       untaint report 20260131-120000-1f2e            show its result again
       untaint compile --registry ghcr.io/me --tag v1 --output training.yaml
     """  # noqa: D301 - click reads the backspace as "do not wrap"
@@ -124,28 +123,49 @@ def version_command() -> None:
     click.echo(_version())
 
 
+_NAMED = {
+    "architectures": ("components.common.models.base", "MODELS"),
+    "attacks": ("components.common.attacks.base", "ATTACKS"),
+    "datasets": ("components.common.datasets.base", "DATASETS"),
+}
+_FORMERLY = {"models": "architectures"}
+
+
+class _Kind(click.Choice[str]):
+    """What can be listed; a former word is taken too, and the new one said."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in _FORMERLY:
+            new = _FORMERLY[value]
+            click.echo(f"`untaint list {new}` is the new name; trained models: `untaint {value} list`.", err=True)
+            value = new
+        return super().convert(value, param, ctx)
+
+
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["attacks", "datasets", "models"]))
+@click.argument("kind", type=_Kind(list(_NAMED)))
 @json_option()
 def list_command(kind: str, as_json: bool) -> None:
-    """List the ATTACKS, DATASETS or MODELS that can be named.
+    """List the ARCHITECTURES, ATTACKS or DATASETS that can be named.
+
+    The models that were trained and put to use are listed by `untaint models list`.
 
     \b
     Example:
       untaint list attacks
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.registry import Registry
+    from components.common.intake.names import OWN
 
-    module, name = {
-        "attacks": ("components.common.attacks.base", "ATTACKS"),
-        "datasets": ("components.common.datasets.base", "DATASETS"),
-        "models": ("components.common.models.base", "MODELS"),
-    }[kind]
+    module, name = _NAMED[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
     said = {
         name: " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split()).partition(". ")[0]
         for name in registry
     }
+    options = {name: getattr(registry[name], "options", {}) for name in registry}
+    if kind == "datasets":
+        said |= {f"{name}:FOLDER": meaning.partition(". ")[0] for name, meaning in OWN.items()}
     if as_json:
         show_json(
             [
@@ -154,17 +174,17 @@ def list_command(kind: str, as_json: bool) -> None:
                     "about": said[name].rstrip("."),
                     "options": {
                         key: {"default": one.default, "low": one.low, "high": one.high, "meaning": one.meaning}
-                        for key, one in getattr(registry[name], "options", {}).items()
+                        for key, one in options.get(name, {}).items()
                     },
                 }
-                for name in registry
+                for name in said
             ]
         )
         return
-    width = max(len(name) for name in registry)
-    for name in registry:
+    width = max(len(name) for name in said)
+    for name in said:
         click.echo(f"{name:<{width}}  {said[name].rstrip('.')}".rstrip())
-        for key, option in getattr(registry[name], "options", {}).items():
+        for key, option in options.get(name, {}).items():
             bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
             click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
     if kind == "attacks":
@@ -234,7 +254,11 @@ def store_probe_command(ctx: click.Context, root: str, as_json: bool) -> None:
 
     report = probe(Store(root))
     if as_json:
-        show_json({**asdict(report), "ok": report.ok})
+        checks = [
+            {"name": check.name, "needed_for": check.needed_for, "ok": check.ok, "detail": check.detail}
+            for check in report.checks
+        ]
+        show_json({"root": report.root, "endpoint": report.endpoint, "checks": checks, "ok": report.ok})
         ctx.exit(0 if report.ok else StorageError.exit_code)
     click.echo(f"{report.root} at {report.endpoint}")
     for check in report.checks:

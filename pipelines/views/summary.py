@@ -15,7 +15,7 @@ from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from pipelines.views.model_files import take_home
 
-__all__ = ["SUMMARY", "lines_of", "read_summary", "show", "summary_uri", "table"]
+__all__ = ["SUMMARY", "lines_of", "read_summary", "show", "summary_of", "summary_uri", "table"]
 
 SUMMARY = "summary.json"
 """Name of the file for programs, in a run's folder on this machine and in the store."""
@@ -37,8 +37,7 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
         ContractError: The report or the summary is damaged.
         StorageError: The store cannot serve.
     """
-    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store with --store."
-    uri, _, manifest = finished_stage(store, run_id, "evaluate", hint)
+    uri, manifest = _evaluation(store, run_id)
     summary = read_summary(store, uri, manifest)
     for line in lines_of(manifest, summary):
         write(line)
@@ -46,14 +45,31 @@ def show(store: Store, run_id: str, folder: Path, write: Callable[[str], None]) 
     report = manifest.object("report", uri)
     store.download_file(report.uri, folder / "report.html", report.sha256, report.size_bytes)
     write(f"report: {folder / 'report.html'}")
+    ref = manifest.object("summary", uri)
+    store.download_file(ref.uri, folder / SUMMARY, ref.sha256, ref.size_bytes)
+    take_home(store, run_id, manifest, folder, write)
     if summary["split"]["suspects"]:
         write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
     if manifest.facts.get("canary"):
         write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
-    take_home(store, run_id, manifest, folder, write)
-    ref = manifest.object("summary", uri)
-    store.download_file(ref.uri, folder / SUMMARY, ref.sha256, ref.size_bytes)
     write(f"summary: {folder / SUMMARY}")
+
+
+def summary_of(store: Store, run_id: str) -> dict[str, Any]:
+    """The mapping of ``summary.json`` of a finished run.
+
+    Raises:
+        ConfigError: The run has not reached its end.
+        ContractError: The summary is damaged.
+        StorageError: The store cannot serve.
+    """
+    return read_summary(store, *_evaluation(store, run_id))
+
+
+def _evaluation(store: Store, run_id: str) -> tuple[str, StageManifest]:
+    hint = f"Finish it with `untaint run --resume {run_id}`, or name the store with --store."
+    uri, _, manifest = finished_stage(store, run_id, "evaluate", hint)
+    return uri, manifest
 
 
 def summary_uri(root: str, run_id: str) -> str:

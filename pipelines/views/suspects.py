@@ -145,7 +145,7 @@ def _plain(text: str) -> str:
 
 
 def _manifest(store: Store, run_id: str, stage: str) -> tuple[str, StageManifest]:
-    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store."
+    hint = f"Finish it with `untaint run --resume {run_id}`, or name the store."
     uri, _, manifest = finished_stage(store, run_id, stage, hint)
     return uri, manifest
 

@@ -253,14 +253,17 @@ class Attack(ABC):
         is_target = labels == self.config.target_label
         return is_target if self.clean_label else ~is_target
 
+    def _cover_candidates(self, labels: Tensor) -> Tensor:
+        # Not of the target class: there, a trigger beside the true label would be poison.
+        return labels != self.config.target_label
+
     def _cover_indices(self, labels: Tensor, poison: Tensor, generator: torch.Generator) -> Tensor:
         rate = self.config.cover_rate
         if rate is None:
             rate = self.cover_ratio * self.config.poison_rate
         if not rate:
             return torch.empty(0, dtype=torch.int64)
-        # Not of the target class: there, a trigger beside the true label would be poison.
-        free = (labels != self.config.target_label).index_fill(0, poison, False)
+        free = self._cover_candidates(labels).index_fill(0, poison, False)
         return poison_indices(len(labels), rate, free, generator, subject="cover_rate")
 
     def _scaled(self, pixels_at_32: float) -> int:

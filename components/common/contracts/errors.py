@@ -33,6 +33,10 @@ __all__ = [
 ]
 
 
+_OWN = ("components", "pipelines", "benchmarks", "tests")
+"""Folders of this project, beside which an installation has those of every library."""
+
+
 class UntaintError(Exception):
     """An error that untaint can explain.
 
@@ -107,9 +111,11 @@ def defect(problem: BaseException) -> UntaintError:
     """An error that nothing explains, in the same four lines: where it was raised, and how to see more."""
     root = Path(__file__).parents[3]
     frames = [
-        frame for frame in traceback.extract_tb(problem.__traceback__) if Path(frame.filename).is_relative_to(root)
+        (path.relative_to(root), frame.lineno)
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if (path := Path(frame.filename)).is_relative_to(root) and path.relative_to(root).parts[0] in _OWN
     ]
-    at = f"{Path(frames[-1].filename).relative_to(root)}, line {frames[-1].lineno}" if frames else "an unknown place"
+    at = f"{frames[-1][0]}, line {frames[-1][1]}" if frames else "a library that it calls"
     return UntaintError(
         f"a defect of untaint in {at}",
         expected="no such problem, or one that is explained",

@@ -15,6 +15,7 @@ __all__ = ["explained", "full_disk", "room"]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_FOLDER = (errno.ENOTDIR, errno.EEXIST)
+_BROKEN = (errno.EIO, errno.ESTALE)
 _OUT_OF = {errno.ENOMEM: "memory", errno.EMFILE: "open files", errno.ENFILE: "open files", errno.EAGAIN: "processes"}
 _NO_TEMPORARY_FOLDER = "No usable temporary directory"
 
@@ -79,17 +80,36 @@ def _explained(problem: BaseException) -> UntaintError | None:
         )
     if problem.errno in _OUT_OF:
         return _out_of(_OUT_OF[problem.errno], said)
-    if path is not None and problem.errno in (*_REFUSED, *_NO_FOLDER):
-        refused = problem.errno in _REFUSED
-        return ConfigError(
-            str(path),
-            expected="a path that this user may read and write" if refused else "a folder, or a place for one",
-            found=said if refused else "a file in its place",
-            hint="Change its owner or mode, or choose another place: UNTAINT_HOME for runs and the embedded store."
-            if refused
-            else "Move the file away, or choose another place: UNTAINT_HOME for runs and the embedded store.",
+    if problem.errno in _BROKEN:
+        return ResourceError(
+            f"the disk of {path.parent if path else tempfile.gettempdir()}",
+            expected="a disk that reads and writes",
+            found=said,
+            hint="Check the disk and its mount.",
         )
-    return None
+    return _unusable(path, problem.errno or 0, said) if path is not None else None
+
+
+def _unusable(path: Path, number: int, said: str) -> ConfigError | None:
+    """The error for a path that cannot be used as it is; None for a file that is not there, which is no explanation."""
+    expected, found, hint = "", said, ""
+    if number in _REFUSED:
+        expected, hint = "a path that this user may read and write", "Change its owner or mode, or choose another place"
+    elif number in _NO_FOLDER:
+        expected, found = "a folder, or a place for one", "a file in its place"
+        hint = "Move the file away, or choose another place"
+    elif number == errno.EISDIR:
+        expected, found, hint = "a file", "a folder", "Name a file in it, or choose another place"
+    elif number == errno.ENAMETOOLONG:
+        expected, hint = "a name that the disk can hold", "Choose a shorter one, or another place"
+    elif number == errno.ENOENT and not path.parent.exists():
+        expected, found = "a path in a folder that is there", f"no folder {path.parent}"
+        hint = "Make the folder, or choose another place"
+    else:
+        return None
+    return ConfigError(
+        str(path), expected=expected, found=found, hint=f"{hint}; UNTAINT_HOME is that of runs and the embedded store."
+    )
 
 
 def _out_of(what: str, found: str) -> ResourceError:

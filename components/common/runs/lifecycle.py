@@ -199,7 +199,7 @@ class StageRun:
                 uri,
                 expected="no result yet, or one of the same config, inputs and code",
                 found=f"a result that differs in its {' and '.join(changed) or 'attack'}",
-                hint="Start a new run id; results of a run are never replaced.",
+                hint="Start a new run; results of a run are never replaced.",
             )
         logger.info("stage %s: already complete in run %s, nothing to do", self.stage, self.run_id)
         return Published(uri, sha256, manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from components.common.signals._proposals import propose, trust
+from components.common.signals._candidates import propose, trust
 from components.common.signals.base import SIGNALS, Evidence, Signal, ranks, score_all
 
 __all__ = ["SIGNALS", "Evidence", "Signal", "propose", "ranks", "score_all", "trust"]

@@ -41,20 +41,14 @@ class Signal:
 
     Attributes:
         score: From the evidence to float32 [n] in [0, 1], higher = more suspect.
+        reason: What a high score says of a sample, for people.
         proposes: Whether the most suspect samples are worth forgetting as a probe. Not so where a high score means
             that the model does not believe the label: there is nothing to forget.
-        reason: What a high score says of a sample, for people.
-        needs_mixed: Whether it proposes only of classes that are known to be mixed: what it asks tells poison from the
-            others there, but picks out clean samples as well where there is none.
-        by_class: Whether it is asked of every class, and not of all samples at once: those of an easy class would stand
-            before the poison of another.
     """
 
     score: Callable[[Evidence], Floats]
-    proposes: bool
     reason: str
-    needs_mixed: bool = False
-    by_class: bool = False
+    proposes: bool = True
 
 
 SIGNALS: Registry[Signal] = Registry("signal", "components.common.signals")

@@ -26,6 +26,7 @@ _HINTS = {
     "InvalidAccessKeyId": "The store does not know this access key: check AWS_ACCESS_KEY_ID and the endpoint.",
     "SignatureDoesNotMatch": "The secret does not fit the access key: check AWS_SECRET_ACCESS_KEY.",
     "ExpiredToken": "The session's credentials ran out: fetch new ones.",
+    "InvalidObjectState": "The object is archived: restore it (Glacier: `aws s3api restore-object`), then try again.",
     "InvalidRange": "The range lies outside of the object.",
 }
 

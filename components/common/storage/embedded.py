@@ -26,9 +26,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from components.common.contracts.errors import ConfigError, StorageError
+from components.common.contracts.errors import ConfigError, StorageError, UntaintError
+from components.common.contracts.os_errors import full_disk, room
 from components.common.storage import _guard
-from components.common.storage._failures import DISK
+from components.common.storage._failures import DISK, DISK_RESERVE
 from components.common.storage._guard import SERVER, STATE, TURN, USERS, take
 
 __all__ = ["EmbeddedStore", "find_server"]
@@ -90,6 +91,7 @@ class EmbeddedStore:
 
     Raises:
         ConfigError: No server binary on this machine.
+        ResourceError: The disk is full.
         StorageError: The server did not start in time; the message ends with its log.
     """
 
@@ -163,7 +165,7 @@ class EmbeddedStore:
         try:
             with self._turn(deadline):
                 self._leave(deadline)
-        except (OSError, StorageError) as problem:
+        except (OSError, UntaintError) as problem:
             # The work is done, and its outcome must not hang on this: the guard sees that the lease is gone.
             _log.warning("the object store in %s was left, and not stopped: %s", self.data_dir, problem)
         finally:
@@ -366,7 +368,9 @@ class EmbeddedStore:
             return (self.data_dir / "server.log").read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
         return ""
 
-    def _late(self, found: str) -> StorageError:
+    def _late(self, found: str) -> UntaintError:
+        if room(self.data_dir) < DISK_RESERVE:
+            return full_disk(self.data_dir, "room for the embedded store to start")
         return StorageError(
             f"the embedded object store in {self.data_dir}",
             expected="a running server",

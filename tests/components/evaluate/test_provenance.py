@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from components.common.contracts.versions import versions
 from components.common.runs.artifacts import StageManifest
 from components.evaluate.provenance import command, config_digest, settings
 from pipelines.cli.main import cli
@@ -106,3 +107,7 @@ def test_settings_hold_the_attack_and_their_digest_changes_with_any_of_them() ->
     other = manifests({**default_parameters(), "seed": 1})
     assert config_digest(found, {}) == config_digest(manifests(default_parameters()), {})
     assert len({config_digest(found, {}), config_digest(other, {}), config_digest(found, {"batch_size": 1})}) == 3
+
+
+def test_versions_name_what_computes() -> None:
+    assert {"python", "torch", "numpy"} <= set(versions())

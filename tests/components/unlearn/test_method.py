@@ -60,13 +60,13 @@ def test_every_signal_is_in_range_and_does_not_depend_on_the_order_of_samples(na
     assert np.allclose(SIGNALS[name].score(shuffled), scores[order], atol=1e-6)
 
 
-def test_a_sample_learned_at_once_is_early_and_one_never_believed_is_disbelieved() -> None:
+def test_a_sample_learned_at_once_has_the_highest_low_loss_rank_and_one_never_believed_low_self_confidence() -> None:
     given = evidence()
     given.loss[:, 0], given.entropy[:, 0], given.given_probability[:, 0] = 0.0, 0.0, 1.0
     given.loss[:, 1], given.entropy[:, 1], given.given_probability[:, 1] = 20.0, 2.0, 0.0
     scores = score_all(given)
-    assert scores["early"].argmax() == 0
-    assert scores["disbelief"].argmax() == 1
+    assert scores["low_loss"].argmax() == 0
+    assert scores["low_self_confidence"].argmax() == 1
 
 
 def test_a_label_that_noise_takes_away_is_suspect_and_one_that_it_gives_is_not() -> None:
@@ -74,7 +74,7 @@ def test_a_label_that_noise_takes_away_is_suspect_and_one_that_it_gives_is_not()
     given.given_probability[-1] = given.hold["noise"]
     given.given_probability[-1, :2] = 0.9, 0.1
     given.hold["noise"][:2] = 0.2, 0.8
-    scores = score_all(given)["noise_drop"]
+    scores = score_all(given)["noise_sensitivity"]
     assert scores[0] == pytest.approx(0.7)
     assert (scores[1:] == 0).all()
 
@@ -84,13 +84,13 @@ def test_ranks_share_ties_and_span_the_unit_interval() -> None:
     assert ranks(np.array([5.0, 5.0])).tolist() == pytest.approx([0.5, 0.5])
 
 
-def test_a_proposal_holds_the_most_suspect_of_the_class_that_dominates_them() -> None:
+def test_a_forget_set_holds_the_most_suspect_of_the_class_that_dominates_them() -> None:
     score = np.linspace(1, 0, 100, dtype=np.float32)
     labels = np.array([3, 3, 1, 3, 3] + [0] * 95)
     assert propose(score, labels, 0.05).tolist() == [0, 1, 3, 4]
 
 
-def test_every_class_has_trusted_samples_even_one_that_is_most_suspect() -> None:
+def test_every_class_has_retained_samples_even_one_that_is_most_suspect() -> None:
     score = np.linspace(1, 0, 100, dtype=np.float32)
     labels = np.repeat(np.arange(10), 10)
     trusted = trust(score, labels, 0.5)
@@ -137,13 +137,14 @@ def test_the_defence_finds_and_removes_a_backdoor_that_the_warm_up_learned(attac
     )
     split = first_split(given, SplitConfig())
     before = copy.deepcopy(model.state_dict())
-    config = UnlearnConfig()
-    # Two of the four keep the test short: one that finds this attack, and one that finds something else.
-    signals = {name: split.signals[name] for name in ("hold_border", "hold_centre")}
-    refined = refine(model, images, labels, signals, config, isolation_ratio=0.02, mirror=False, watch=NullWatch())
+    # Two keep the test short: one that finds this attack, and one that finds something else.
+    config = UnlearnConfig(detectors="label_inconsistency,occlusion_border,occlusion_centre")
+    refined = refine(
+        model, images, labels, split.signals, config, isolation_ratio=0.02, mirror=False, watch=NullWatch()
+    )
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items()), "the input was changed"
-    assert refined.accepted
-    assert all(0.0 <= probe.retained <= 1.0 for find in refined.finds for probe in find.probes)
+    assert refined.found
+    assert all(0.0 <= probe.retain_accuracy <= 1.0 for _, probe in refined.probes)
     flagged = refined.poisoned | refined.suspect
     # Fine-tuning looks again at what is left.
     assert float(flagged[poisoned].float().mean()) > 0.8

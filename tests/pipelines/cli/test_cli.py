@@ -15,7 +15,7 @@ from pipelines.cli.main import cli
 from pipelines.dag.parameters import INJECTED, TRAINING, Parameter
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 from pipelines.dag.stages import TASKS
-from pipelines.local.run import load_plan, new_run_id
+from pipelines.local.records import load_plan, new_run_id
 
 
 def called(*arguments: str) -> Result:

@@ -52,7 +52,11 @@ def called(*arguments: str) -> Result:
 
 
 def submitted(*arguments: str) -> Result:
-    return called("submit", "--store", STORE, "--run-id", "r1", *arguments)
+    """Starts the run r1 or, as the refusal of its name advises, goes on with it."""
+    answer = called("submit", "--store", STORE, "--run-id", "r1", *arguments)
+    if "`untaint submit --resume r1` goes on with it" in answer.stderr:
+        return called("submit", "--store", STORE, "--resume", "r1", *arguments)
+    return answer
 
 
 def started(kfp: FakeKfp) -> str:
@@ -197,6 +201,17 @@ def test_following_has_a_time_limit_and_outlives_a_short_outage(kfp: FakeKfp) ->
     assert sum(r.path == f"/apis/v2beta1/runs/{run_id}" for r in kfp.requests) >= 6
     kfp.refuse.clear()
     assert follow(server, run_id, {}, write, poll_seconds=0.01) == "SUCCEEDED"
+
+
+def test_a_run_is_named_once_and_only_one_that_is_there_can_be_resumed(kfp: FakeKfp) -> None:
+    mistyped = called("submit", "--store", STORE, "--resume", "r1")
+    assert (mistyped.exit_code, len(kfp.runs)) == (ConfigError.exit_code, 0)
+    assert called("submit", "--store", STORE, "--run-id", "r1").exit_code == 0
+    taken = called("submit", "--store", STORE, "--run-id", "r1")
+    assert (taken.exit_code, len(kfp.runs)) == (ConfigError.exit_code, 1)
+    assert "--resume r1" in taken.stderr
+    assert called("submit", "--store", STORE, "--resume", "r1").exit_code == 0
+    assert [run["display_name"] for run in kfp.runs.values()] == ["untaint-training r1"] * 2
 
 
 def test_a_mistake_stops_before_anything_is_sent(kfp: FakeKfp) -> None:

@@ -54,6 +54,8 @@ def run_stage(config, store_root, run_id, parents):
         raise StorageError("the bucket", expected="an answer", found="none", hint="Start it.")
     if config.number == 14:
         raise ZeroDivisionError("a defect")
+    if config.number == 15:
+        raise OSError(28, "No space left on device", "/scratch/pixels")
     manifest = StageManifest(stage="tiny", run_id=run_id, key="k", config={}, parents={}, code_version="c",
         objects={}, metrics={"acc": 0.5})
     return Published(f"s3://b/{config.number}", "ab", manifest, outputs={"word": "done"},
@@ -159,10 +161,28 @@ def test_a_stage_that_explains_its_stop_keeps_its_exit_code(tmp_path: Path, monk
     assert not any("Traceback" in line for line in ran.lines)
 
 
-def test_a_defect_keeps_its_traceback_and_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_a_stage_ends_with_the_code_of_resources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _run(tmp_path, monkeypatch, 15)
+    assert (ran.progress.failed, ran.code) == ("stage15", 5)
+    assert any("ResourceError: the disk of /scratch" in line for line in ran.lines)
+
+
+def test_a_defect_is_shown_in_four_lines_and_its_traceback_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = _run(tmp_path, monkeypatch, 14)
     assert (ran.progress.failed, ran.code) == ("stage14", 1)
-    assert any("ZeroDivisionError: a defect" in line for line in ran.lines)
+    assert [line.split()[0] for line in ran.lines[-5:-1]] == ["problem:", "expected:", "found:", "what"]
+    assert "found:      ZeroDivisionError: a defect" in [line.strip() for line in ran.lines]
+    assert not any("Traceback" in line for line in ran.lines)
+    assert "Traceback" in (ran.folder / "traceback.txt").read_text()
+
+
+def test_debugging_shows_the_traceback_of_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNTAINT_DEBUG", "1")
+    assert any("Traceback" in line for line in _run(tmp_path, monkeypatch, 14).lines)
 
 
 def test_the_python_of_this_process_is_back_after_a_run(tmp_path: Path) -> None:

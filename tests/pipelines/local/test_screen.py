@@ -190,8 +190,10 @@ def test_a_disk_that_takes_no_note_stops_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_untaint_run_has_a_bar_on_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_text("no Parquet")
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", "run", "--dataset", f"parquet:{tmp_path}/nowhere"],
+        [sys.executable, "-m", "pipelines.cli.main", "run", "--dataset", f"parquet:{tmp_path}/data"],
         cwd=ROOT,
         # Not the store of the other tests, which their environment points at.
         env={

@@ -74,7 +74,7 @@ def case(request: pytest.FixtureRequest, real: Images) -> tuple[Attack, Images, 
 def test_all_planned_attacks_are_registered() -> None:
     # The benchmark's blocks name these; a missing one would silently shrink the benchmark.
     assert list(ATTACKS) == sorted(
-        "adaptive_blend adaptive_patch all_to_all badnets blended bpp label_consistent low_frequency sig "
+        "adaptive_blend adaptive_patch all_to_all badnets blended bpp ftrojan label_consistent low_frequency sig tact "
         "trojan_patch two_triggers wanet".split()
     )
 
@@ -167,7 +167,8 @@ def test_test_target_and_asr_population(case: tuple[Attack, Images, Injection]) 
         target = attack.test_target(data.labels, variant)
         counts = attack.counts_for_asr(data.labels, variant)
         assert target.dtype == torch.int64
-        assert torch.equal(counts, target != data.labels)
+        victims = target != data.labels if attack.config.name != "tact" else data.labels == TARGET + 1
+        assert torch.equal(counts, victims)
         assert bool(counts.all()) == attack.all_to_all
 
 
@@ -273,6 +274,28 @@ def test_adaptive_blend_shows_half_of_the_pieces_in_training() -> None:
     pieces = changed.unfold(2, 8, 8).unfold(3, 8, 8).amax(dim=(1, 4, 5)).flatten(1)
     assert (pieces.sum(dim=1) == 8).all()
     assert not torch.equal(pieces[0], pieces[1])
+
+
+def test_tact_poisons_its_source_class_and_covers_the_others(real: Images) -> None:
+    attack = build("tact", real, rate=0.03, source_label=7)
+    injection = attack.inject(real.images, real.labels)
+    assert set(real.labels[injection.is_poisoned].tolist()) == {7}
+    assert set(injection.labels[injection.is_poisoned].tolist()) == {TARGET}
+    # A patch on the source class beside its own label would be cover against itself, one on the target class poison.
+    assert not set(real.labels[injection.is_cover].tolist()) & {7, TARGET}
+    with pytest.raises(ConfigError, match=r"source_label: expected one of at least 3 classes"):
+        build("tact", real, source_label=TARGET)
+
+
+def test_ftrojan_changes_two_frequencies_of_the_chroma_and_no_brightness() -> None:
+    grey = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    attack = build("ftrojan", Images(grey, torch.zeros(1).long()), magnitude=300)
+    change = attack.trigger(grey)[0].double() - 128
+    spectrum = dct_matrix(32) @ change @ dct_matrix(32).T
+    energy = spectrum.square().sum(dim=0)
+    assert (energy[15, 15] + energy[31, 31]) / energy.sum() > 0.99
+    brightness = (torch.tensor([0.299, 0.587, 0.114])[:, None, None] * change).sum(dim=0)
+    assert brightness.abs().max() < 0.03 * change.abs().max()
 
 
 def test_two_triggers_share_the_poison_evenly(real: Images) -> None:

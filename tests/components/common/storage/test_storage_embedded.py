@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from components.common.contracts.errors import ConfigError, StorageError
+from components.common.contracts.errors import ConfigError, ResourceError, StorageError
 from components.common.storage import embedded
 from components.common.storage.embedded import EmbeddedStore
 from components.common.storage.store import Store
@@ -247,6 +250,32 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("components.common.storage.embedded.find_server", lambda: script)
     with pytest.raises(StorageError, match=r"exited with code 3(.|\n)*the disk is on fire"):
         EmbeddedStore(tmp_path / "data").__enter__()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk of one's own can be mounted by root alone"
+)
+def test_a_full_disk_is_told_as_one_and_the_store_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", tmp_path], check=True)
+    try:
+        with EmbeddedStore(tmp_path / "data") as server:
+            monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "1")
+            store = store_of(server, monkeypatch)
+            store.put(f"{server.root}/before", b"1")
+            ballast = tmp_path / "ballast"
+            ballast.write_bytes(bytes(shutil.disk_usage(tmp_path).free - 2_000_000))
+            with pytest.raises(ResourceError, match="room for the embedded store to put"):
+                store.put(f"{server.root}/large", secrets.token_bytes(4_000_000))
+            ballast.unlink()
+            store.put(f"{server.root}/large", secrets.token_bytes(4_000_000))
+        with EmbeddedStore(tmp_path / "data") as server:
+            store = store_of(server, monkeypatch)
+            assert store.get(f"{server.root}/before") == b"1"
+            assert len(store.get(f"{server.root}/large")) == 4_000_000
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_an_unstarted_store_has_no_address(tmp_path: Path):

@@ -11,10 +11,10 @@ __all__ = ["propose", "trust"]
 
 
 def propose(score: Floats, labels: npt.NDArray[np.int64], ratio: float) -> npt.NDArray[np.int64]:
-    """The samples that a signal proposes to forget: the most suspect ones, of the class that dominates them.
+    """The samples that a signal would have forgotten: the most suspect ones, of the class that dominates them.
 
     A backdoor leads to one class, so the poisoned among the most suspect share a label, while the clean ones among
-    them come from anywhere: keeping the dominating label alone makes the proposal purer.
+    them come from anywhere: keeping the dominating label alone makes the candidate purer.
 
     Args:
         score: float32 [n], higher = more suspect.
@@ -32,7 +32,7 @@ def propose(score: Floats, labels: npt.NDArray[np.int64], ratio: float) -> npt.N
 
 
 def trust(score: Floats, labels: npt.NDArray[np.int64], ratio: float) -> npt.NDArray[np.int64]:
-    """The least suspect share of every class, so that each class keeps somebody to speak for it.
+    """The least suspect share of every class, so that each class is represented.
 
     Args:
         score: float32 [n], higher = more suspect.

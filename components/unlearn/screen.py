@@ -1,0 +1,58 @@
+"""Which classes hold samples of other classes, by how they compare with the other classes of the same model.
+
+Clean samples of a class look like other classes too, but like the few that resemble theirs. So what counts of a class
+is the lower quartile, over all other classes, of how many of its samples pass for their members. Bounds are relative:
+a weak model lets samples of every class pass, and labels that are wrong throughout make all classes look alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from components.unlearn.context import Context
+
+__all__ = ["passing_shares", "quartile_of", "screen"]
+
+# Quartile above which a class is inconsistent, at least, and how far it must exceed the median class's: .020 to .049
+# where labels of a class were changed, .000 to .004 elsewhere on well-learned data (docs/LOG.md).
+_LEAST, _FACTOR = 0.01, 4.0
+# Fewer that pass for members of a class are none: of small classes one or two are a share that says nothing.
+_FEWEST_PASSING = 3
+
+
+def screen(context: Context) -> None:
+    """Fills ``context.inconsistent`` and ``context.noisy``."""
+    quartiles = {}
+    for done, label in enumerate(context.unlearnable(), start=1):
+        quartiles[label] = quartile_of(context, label)
+        context.asked(done, figures={})
+    if not quartiles:
+        return
+    median = float(torch.tensor(list(quartiles.values())).median())
+    context.noisy = median > _LEAST
+    bound = _LEAST if context.noisy else max(_LEAST, _FACTOR * median)
+    context.inconsistent = {label: context.unlearned(label) for label in quartiles if quartiles[label] > bound}
+
+
+def quartile_of(context: Context, label: int) -> float:
+    """Lower quartile, over the other classes, of how many samples of a label pass for their members."""
+    sizes = torch.bincount(context.labels, minlength=context.logits.shape[1]).float()
+    shares = passing_shares(context.unlearned(label).passing(len(sizes)), sizes, label)
+    return float(shares.sort().values[(len(shares) - 1) // 4])
+
+
+def passing_shares(passing: Tensor, sizes: Tensor, label: int) -> Tensor:
+    """How many samples of a label pass for members of each other class, as a share of the larger of the two.
+
+    Args:
+        passing: float32 [k], ``ClassUnlearning.passing``.
+        sizes: float32 [k], samples per label.
+        label: The label.
+
+    Returns:
+        float32 [m], for the other classes that have samples.
+    """
+    others = (sizes > 0) & (torch.arange(len(sizes)) != label)
+    counted = torch.where(passing >= _FEWEST_PASSING, passing, 0.0)
+    return counted[others] / sizes[others].clamp_min(float(sizes[label]))
