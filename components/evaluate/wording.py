@@ -90,7 +90,7 @@ class Candidate:
 
 
 def candidates_of(records: Sequence[Mapping[str, Any]]) -> list[Candidate]:
-    """What the unlearn stage recorded of its candidates, in its present words or those before.
+    """What the unlearn stage recorded of its candidates.
 
     Args:
         records: ``probes`` of its facts.
@@ -99,10 +99,10 @@ def candidates_of(records: Sequence[Mapping[str, Any]]) -> list[Candidate]:
         Candidate(
             detector=str(record["signal"]),
             label=str(record["label"]),
-            size=int(record.get("forget_set", record.get("isolated", 0))),
-            forget_confidence=float(record.get("forget_confidence", record.get("forgotten", 0.0))),
-            retain_accuracy=float(record.get("retain_accuracy", record.get("retained", 0.0))),
-            retain_loss_increase=float(record.get("retain_loss_increase", record.get("spilled", 0.0))),
+            size=int(record["forget_set"]),
+            forget_confidence=float(record["forget_confidence"]),
+            retain_accuracy=float(record["retain_accuracy"]),
+            retain_loss_increase=float(record["retain_loss_increase"]),
             accepted=bool(record["accepted"]),
         )
         for record in records

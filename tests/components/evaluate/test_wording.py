@@ -94,8 +94,7 @@ def test_data_are_called_usable_only_where_poison_would_have_been_seen() -> None
     assert "with a canary" in steps
 
 
-OLD = {"signal": "early", "label": "0", "isolated": 74, "forgotten": 0.1, "retained": 0.99, "spilled": 0.0}
-NEW = {
+RECORD = {
     "signal": "early",
     "label": "0",
     "forget_set": 74,
@@ -105,10 +104,9 @@ NEW = {
 }
 
 
-@pytest.mark.parametrize("record", [OLD, NEW])
-def test_each_detector_says_one_line_and_those_that_found_nothing_do_too(record: dict) -> None:
-    wider = {**record, "signal": "early, again", "isolated": 380, "forget_set": 380}
-    candidates = candidates_of([{**record, "accepted": False}, {**wider, "accepted": True}])
+def test_each_detector_says_one_line_and_those_that_found_nothing_do_too() -> None:
+    wider = {**RECORD, "signal": "early, again", "forget_set": 380}
+    candidates = candidates_of([{**RECORD, "accepted": False}, {**wider, "accepted": True}])
     lines = detectors(candidates, list(SIGNALS), [], {})
     first = next(line for line in lines if line.name == "early")
     assert first.found
