@@ -15,8 +15,9 @@ from components.unlearn.context import Context
 __all__ = ["passing_shares", "quartile_of", "screen"]
 
 # Quartile above which a class is inconsistent, at least, and how far it must exceed the median class's: .020 to .049
-# where labels of a class were changed, .000 to .004 elsewhere on well-learned data (docs/LOG.md).
-_LEAST, _FACTOR = 0.01, 4.0
+# where labels of a class were changed, .000 to .004 elsewhere on well-learned data; with a weak model 2.7 to 2.8 times
+# the median, at most 1.9 times on clean data (docs/LOG.md).
+_LEAST, _FACTOR = 0.01, 2.5
 # Fewer that pass for members of a class are none: of small classes one or two are a share that says nothing.
 _FEWEST_PASSING = 3
 
