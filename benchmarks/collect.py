@@ -20,7 +20,8 @@ from components.common.runs.publish import find_manifest
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from pipelines.local.home import home
-from pipelines.local.run import load_plan, opened_store
+from pipelines.local.records import load_plan
+from pipelines.local.run import opened_store
 
 PAGE = Path(__file__).parents[1] / "docs" / "RESULTS.md"
 START, END = "<!-- cells: {} -->", "<!-- end of cells -->"

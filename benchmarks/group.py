@@ -27,7 +27,8 @@ from components.common.storage.addresses import join
 from components.common.storage.store import Store
 from pipelines.dag.stages import TRAINING, folders_of
 from pipelines.local.home import home
-from pipelines.local.run import INTERRUPTED, Plan, run
+from pipelines.local.records import Plan, load_plan
+from pipelines.local.run import INTERRUPTED, run
 
 __all__ = ["main", "run_id_of", "share", "stop_on_signals"]
 
@@ -45,7 +46,8 @@ def run_id_of(cell: Cell) -> str:
 def _pipeline(cell: Cell, store: Store, run_id: str) -> dict[str, Any]:
     plan = Plan(parameters=cell.matrix.parameters(cell.attack, cell.seed), control=False)
     # Bound to the stream of now: during the run, standard output is what the stages print.
-    code = run(plan, run_id, home(), partial(print, file=sys.stdout, flush=True))
+    started = load_plan(home(), run_id) is not None
+    code = run(plan, run_id, home(), partial(print, file=sys.stdout, flush=True), resume=started)
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:

@@ -1,5 +1,6 @@
 """A stage for Kubeflow Pipelines, made from its declaration: its component, and what its container calls."""
 
+import contextlib
 import hashlib
 import importlib
 import inspect
@@ -10,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections import namedtuple
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +19,8 @@ from typing import Any, Literal, Protocol, get_origin
 
 from kfp import dsl
 
-from components.common.contracts.errors import ConfigError, UntaintError
+from components.common.contracts.errors import ConfigError, defect
+from components.common.contracts.os_errors import explained
 from components.common.contracts.spec import StageSpec
 from components.common.runs.artifacts import StageManifest
 
@@ -170,7 +173,11 @@ def entry_point(*specs: StageSpec) -> Callable[..., Any]:
         for name in artifacts:
             with open(given[name].path, "wb") as file:
                 file.write(published.files[name])
-            given[name].metadata.update(_origin(published.manifest, published.files[name]))
+            if isinstance(given[name], dsl.ClassificationMetrics):
+                # The graph draws these from their metadata; the file is there for whoever opens it.
+                given[name].metadata.update(json.loads(published.files[name]))
+            else:
+                given[name].metadata.update(_origin(published.manifest, published.files[name]))
         own = {"manifest_uri": published.uri, "manifest_sha256": published.sha256}
         return result(**{**published.outputs, **own})
 
@@ -205,8 +212,8 @@ def _sign(function: Any, kinds: Mapping[str, Any], returned: Any) -> None:
 def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Published:
     """Runs a stage and shows its result in the run graph.
 
-    An error that untaint can explain ends the process with the error's own exit code and one readable line; anything
-    else is a defect and keeps its traceback.
+    An error ends the process with its own exit code and four readable lines. Of a defect, which nothing explains, the
+    traceback is kept too: in a local run, in the run's folder; elsewhere in the log, which is all that is left there.
 
     Args:
         work: The stage.
@@ -214,20 +221,30 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Publis
         metrics: The stage's Metrics artifact.
     """
     _end_with_the_run()
-    _note(exit_code=None)
     logging.basicConfig(
         level=os.environ.get("UNTAINT_LOG_LEVEL", "INFO"), format="%(message)s", stream=sys.stdout, force=True
     )
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
-        published = work()
-    except UntaintError as problem:
-        logging.getLogger(__name__).error("%s: %s", type(problem).__name__, problem)
-        _note(exit_code=problem.exit_code)
-        sys.exit(problem.exit_code)
+        _note(exit_code=None)
+        published = _shown(work(), lineage, metrics)
+    except Exception as problem:
+        known = explained(problem)
+        reported = known or defect(problem)
+        if known is None or os.environ.get("UNTAINT_DEBUG") == "1":
+            _keep_traceback()
+        for line in reported.lines():
+            logging.getLogger(__name__).error("%s", line)
+        _note(exit_code=reported.exit_code)
+        sys.exit(reported.exit_code)
     except BaseException:
         _note(exit_code=1)
         raise
+    _note(exit_code=0)
+    return published
+
+
+def _shown(published: Published, lineage: Any, metrics: Any) -> Published:
     manifest = published.manifest
     lineage.metadata.update(
         {
@@ -242,8 +259,16 @@ def deliver(work: Callable[[], Published], lineage: Any, metrics: Any) -> Publis
         file.write(manifest.to_bytes())
     for name, value in sorted(manifest.metrics.items()):
         metrics.log_metric(name, float(value))
-    _note(exit_code=0)
     return published
+
+
+def _keep_traceback() -> None:
+    target = os.environ.get(STATUS_FILE)
+    if not target or os.environ.get("UNTAINT_DEBUG") == "1":
+        traceback.print_exc(file=sys.stdout)
+        return
+    with contextlib.suppress(OSError):
+        Path(target).with_name("traceback.txt").write_text(traceback.format_exc())
 
 
 def _note(exit_code: int | None) -> None:
@@ -252,8 +277,13 @@ def _note(exit_code: int | None) -> None:
     if not target:
         return
     draft = Path(f"{target}.draft")
-    draft.write_text(json.dumps({"pid": os.getpid(), "exit_code": exit_code}))
-    draft.replace(target)
+    try:
+        draft.write_text(json.dumps({"pid": os.getpid(), "exit_code": exit_code}))
+        draft.replace(target)
+    except OSError:
+        # A disk that is full must not hide what went wrong before; at the start, it is the problem.
+        if exit_code is None:
+            raise
 
 
 def _end_with_the_run() -> None:

@@ -61,7 +61,7 @@ def defend(
             default.
         holdout: Share of every class that is not trained on and that accuracy is measured on, in (0, 1).
         mirror: Whether a horizontal flip keeps the class. Not so for digits and text.
-        model: Architecture, a name that ``untaint list models`` shows.
+        model: Architecture, a name that ``untaint list architectures`` shows.
         warmup_epochs: Passes of the warm-up.
         finetune_epochs: Passes of the training of the final model.
         seed: Of everything random. Equal calls give equal results on a CPU.

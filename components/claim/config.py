@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.common.contracts.config import Config, known_name
 from components.common.contracts.names import Day, ModelName
+from components.common.intake.names import OWN
 
 __all__ = ["ClaimConfig"]
 
@@ -31,5 +32,5 @@ class ClaimConfig(Config):
     """Trainings of one drop that may die before it is left alone."""
     plan: str = ""
     """Digest of what is done with a drop: a takeover of the same plan resumes from the dead run's data; or empty."""
-    reader: Annotated[str, known_name("components.common.intake")] = "drop"
+    reader: Annotated[str, known_name(also=tuple(OWN))] = "drop"
     """How the drop's files are read: the dataset's name becomes ``<reader>:<uri>``."""

@@ -11,7 +11,7 @@ from components.claim.algorithm import described, terms_of
 from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ContractError, DataError
 from components.common.contracts.names import checked_run_id
-from components.common.retraining.claims import claim_next, require_held
+from components.common.retraining.claims import claim_next, require_drops, retake
 from components.common.retraining.records import CLAIMED, NOTHING_NEW, Claim, Search
 from components.common.runs.artifacts import StageManifest, digest_of, stage_key
 from components.common.runs.lifecycle import Published, code_version
@@ -32,7 +32,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
         address: a schedule that looks every few minutes shall not fill the store.
 
     Raises:
-        DataError: There is nothing to train but a drop that is not what its ``_READY.json`` says.
+        DataError: There is nothing to train but a drop that is not what its ``_READY.json`` says, or there never was
+            a drop below the prefix.
         UntaintError: The settings or the store are not usable.
     """
     checked_run_id(run_id)
@@ -50,7 +51,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
                 found="one of others",
                 hint="Start a new run id; a run keeps its claim.",
             )
-        require_held(store, config.name, Claim(**found[2].facts["claim"]))
+        # A run that stopped before it trained has given its drop back.
+        retake(store, config.name, Claim(**found[2].facts["claim"]))
         logger.info("this run has %s already", found[2].facts["drop_uri"])
         return _handed_on(*found)
     search = claim_next(store, config.drops, terms)
@@ -62,6 +64,8 @@ def run_stage(config: ClaimConfig, store_root: str, run_id: str) -> Published:
             found=search.refused[0],
             hint="They are looked at again next time.",
         )
+    if search.claim is None and not search.passed:
+        require_drops(store, config.drops, config.name)
     manifest = StageManifest(
         stage="claim",
         run_id=run_id,

@@ -27,8 +27,8 @@ class EvaluateConfig(Config):
 
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 250
     """Images per forward pass."""
-    shown_suspects: Annotated[int, Field(ge=0, le=200)] = 20
-    """Most suspect samples that the report lists."""
+    shown_suspects: Annotated[int, Field(ge=1, le=200)] = 36
+    """Most suspect samples that the report shows."""
     formats: Annotated[
         str, Rule(_are_formats, lambda: f"names with commas between them, of {', '.join(_formats())}")
     ] = ""

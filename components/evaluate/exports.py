@@ -69,14 +69,17 @@ def with_files(run: StageRun, published: Published) -> Published:
         ContractError: A published object is damaged.
         StorageError: The store cannot serve.
     """
+    from components.evaluate.page import read_views
+
     objects = published.manifest.objects
-    shown = {"report": "report", "model": "model_pt2" if "model_pt2" in objects else "model_safetensors"}
-    refs = {name: published.manifest.object(part, published.uri) for name, part in shown.items()}
-    return replace(published, files={name: run.store.get(ref.uri, ref.sha256) for name, ref in refs.items()})
+    ref = published.manifest.object("model_pt2" if "model_pt2" in objects else "model_safetensors", published.uri)
+    model = {"model": run.store.get(ref.uri, ref.sha256)}
+    return replace(published, files={**read_views(run, published), **model})
 
 
 def _provenance(run: StageRun, holdout: Rows, facts: Mapping[str, Any], metrics: Mapping[str, float]) -> Provenance:
-    from components.common.classifier import Provenance, dataset_digest, dataset_name, versions
+    from components.common.classifier import Provenance, dataset_digest, dataset_name
+    from components.common.contracts.versions import versions
     from components.common.tables.tables import SAMPLE_INDEX
 
     ingest = run.parents["ingest"]

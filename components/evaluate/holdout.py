@@ -38,7 +38,7 @@ def suspect_share(
         float32 [m] in [0, 1], higher = more suspect; 0 in a class without suspects.
     """
     shares = torch.zeros(len(holdout))
-    for label in holdout_labels.unique():
+    for label in torch.unique(holdout_labels):
         members = train_labels == label
         if not bool(flagged[members].any()):
             continue
@@ -63,7 +63,7 @@ def changed_labels_seen(train: Tensor, train_labels: Tensor, holdout: Tensor, ho
     Returns:
         Share of the changed labels that stand out, in [0, 1]; None with fewer than two classes.
     """
-    classes = holdout_labels.unique().tolist()
+    classes = torch.unique(holdout_labels).tolist()
     if len(classes) < 2 or not len(train):
         return None
     near = train_labels[_nearest(holdout, train, _WIDE_NEIGHBOURS)]
@@ -80,6 +80,6 @@ def _nearest(rows: Tensor, among: Tensor, count: int) -> Tensor:
     directions = F.normalize(among, dim=1).T
     found = [
         (F.normalize(part, dim=1) @ directions).topk(min(count, len(among)), dim=1).indices
-        for part in rows.split(_CHUNK)
+        for part in torch.split(rows, _CHUNK)
     ]
     return torch.cat(found)

@@ -15,6 +15,9 @@ SPECS = (
         after="finetune",
         outputs=(
             Output(name="report", text="The report as one self-contained page.", kind="HTML"),
+            Output(name="overview", text="Verdict, figures and caveats in short.", kind="Markdown"),
+            Output(name="confusion", text="Confusion matrix of the final model.", kind="ClassificationMetrics"),
+            Output(name="roc", text="ROC of the suspicion; empty without a truth.", kind="ClassificationMetrics"),
             Output(
                 name="model",
                 text="The clean model, ready to be used: model.pt2 or, without it, the weights.",

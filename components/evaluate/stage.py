@@ -16,23 +16,25 @@ from components.common.tables.tables import CLEANED_INDEX, POISON_TRUTH, SAMPLE_
 from components.evaluate.config import EvaluateConfig
 from components.evaluate.exports import add_model_files, with_files
 from components.evaluate.judging import Judged, flagged, judge_holdout, withheld
-from components.evaluate.suspects import by_suspicion, cleaned_table, judged_table, suspects_table, to_csv
+from components.evaluate.suspects import (
+    by_suspicion,
+    cleaned_table,
+    judged_table,
+    relative_keys,
+    suspects_table,
+    to_csv,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from components.common.runs.inputs import Rows
     from components.evaluate.classes import ClassFigures
+    from components.evaluate.page import Shown
     from components.evaluate.verdict import Verdict
 
 __all__ = ["run_stage"]
 
-_FOUND = {
-    "auroc": "AUROC of suspicion",
-    "tpr_at_1pct_fpr": "TPR at 1 % FPR",
-    "flagged_poisoned": "poisoned samples flagged",
-    "flagged_clean": "clean samples flagged",
-}
+# Parent stage to the prefix of its model's figures.
+_MODELS = (("finetune", ""), ("control", "control_"), ("warmup", "warmup_"), ("unlearn", "unlearn_"))
 
 
 def run_stage(
@@ -47,12 +49,15 @@ def run_stage(
         UntaintError: An input breaks its contract, or the store fails.
     """
     with StageRun("evaluate", config, store_root, run_id, parents) as run:
+        from components.evaluate.page import add_views, post_summary
+
         done = run.finished()
         if done is not None:
+            post_summary(run, done)
             return with_files(run, done)
-        from components.common.runs.inputs import read_rows
+        from components.common.runs.inputs import read_both
 
-        holdout, train = read_rows(run, "holdout"), read_rows(run, "train")
+        train, holdout = read_both(run)
         index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
         split = _read_split(run)
         planted = withheld(run, "canary")
@@ -72,14 +77,15 @@ def run_stage(
             "acc_measured_on": judged.where,
             "classes": [one.as_fact() for one in classes],
         }
-        metrics |= _split_figures(unplanted, _truth(run)) | _holdout_figures(judged, classes)
-        from components.evaluate.report import render
-
-        suspects = _suspects(run, config, unplanted, judged, index, (train, holdout))
-        page = render(_report(run, unplanted, metrics, facts, suspects))
-        run.add_bytes("report", page, suffix=".html", kind="document")
+        truth = _truth(run)
+        metrics |= _split_figures(unplanted, truth) | _holdout_figures(judged, classes)
+        _add_suspects(run, config, unplanted, judged, index, (train, holdout))
+        shown = _shown(run, config, unplanted, index, truth, train, holdout, judged)
         facts["formats_left_out"] = add_model_files(run, config.formats, holdout, facts, metrics)
-        return with_files(run, run.publish(facts, metrics))
+        add_views(run, shown, facts, metrics)
+        published = run.publish(facts, metrics)
+        post_summary(run, published)
+        return with_files(run, published)
 
 
 def _read_split(run: StageRun) -> pa.Table:
@@ -129,7 +135,7 @@ def _model_figures(
     figures: dict[str, float] = {}
     right = np.zeros(len(holdout.labels), dtype=bool)
     images, labels = holdout.images[judged.counted], holdout.labels[judged.counted]
-    for parent, prefix in (("finetune", ""), ("control", "control_")):
+    for parent, prefix in _MODELS:
         if parent not in run.parents or not len(labels):
             continue
         model, _ = read_model(run, parent, "model", device)
@@ -277,67 +283,74 @@ def _facts(run: StageRun) -> dict[str, Any]:
         "probes": unlearn["probes"],
         "mixed_classes": unlearn["mixed_classes"],
         "mapping": unlearn["mapping"],
+        "rolled_back": unlearn["rolled_back"],
         "lost_at_looks": run.parents["finetune"].manifest.facts["lost_at_looks"],
         "stages": stages,
     }
 
 
-def _report(
+def _shown(
     run: StageRun,
+    config: EvaluateConfig,
     split: pa.Table,
-    metrics: Mapping[str, float],
-    facts: Mapping[str, Any],
-    suspects: list[Any],
-) -> Any:
-    from components.evaluate.report import Report
+    index: pa.Table,
+    truth: pa.Table | None,
+    train: Rows,
+    holdout: Rows,
+    judged: Judged,
+) -> Shown:
+    """What the report and the summary are made of."""
+    from components.common.learning.devices import pick_device
+    from components.common.learning.scoring import predict
+    from components.common.runs.inputs import read_model
+    from components.evaluate.page import Shown
 
-    assignments = split["assignment"].to_pylist()
-    models = {"defended": {"acc": metrics["acc"], "asr": metrics.get("asr")}}
-    if "control_acc" in metrics:
-        models["undefended (control)"] = {"acc": metrics["control_acc"], "asr": metrics.get("control_asr")}
-    counts = {name: assignments.count(name) for name in ("clean", "suspect", "poisoned")}
-    if "canary" in facts:
-        counts["clean"] -= facts["canary"]["planted"]
-    return Report(
-        run_id=run.run_id,
-        dataset=run.parents["ingest"].manifest.config["dataset"],
-        verdict=facts["verdict"],
-        models=models,
-        found={text: metrics[name] for name, text in _FOUND.items() if name in metrics},
+    model, _ = read_model(run, "finetune", "model", pick_device())
+    rows = split.num_rows
+
+    def guess(chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        logits = predict(model, train.images[chosen.tolist()], config.batch_size)
+        return np.asarray(logits.argmax(dim=1).numpy(), dtype=np.int64)
+
+    counted = holdout.images[judged.counted]
+    location = str(run.parents["ingest"].manifest.facts.get("location", ""))
+    return Shown(
+        split=split,
+        labels=train.labels.numpy(),
+        keys=relative_keys(index["uri"], location).slice(0, rows).to_pylist(),
+        images=train.images.numpy(),
+        predict=guess,
+        poisoned=None if truth is None else truth["is_poisoned"].to_numpy(zero_copy_only=False)[:rows],
+        canaries=canary.is_canary(withheld(run, "canary") or None, rows),
+        holdout_labels=holdout.labels[judged.counted].numpy(),
+        holdout_predicted=predict(model, counted, config.batch_size).argmax(dim=1).numpy()
+        if len(counted)
+        else np.zeros(0, dtype=np.int64),
+        class_names=holdout.class_names,
         attack=withheld(run, "attack"),
-        canary=facts.get("canary", {}),
-        probes=facts["probes"],
-        mixed_classes=facts["mixed_classes"],
-        mapping=facts["mapping"],
-        stages=facts["stages"],
-        suspects=suspects,
-        counts=counts,
-        settings={name: parent.manifest.config for name, parent in run.parents.items() if name != "truth"},
     )
 
 
-def _suspects(
+def _add_suspects(
     run: StageRun,
     config: EvaluateConfig,
     split: pa.Table,
     judged: Judged,
     index: pa.Table,
     rows_of: tuple[Rows, Rows],
-) -> list[Any]:
-    """Publishes the suspects and the cleaned index, and gives the first suspects as lines of the report."""
+) -> None:
+    """Keeps the suspects and the cleaned index for publishing."""
     import torch
 
     from components.common.learning.devices import pick_device
     from components.common.learning.scoring import predict
     from components.common.runs.inputs import read_model
-    from components.evaluate.report import SuspectRow, picture
 
     ingest = run.parents["ingest"].manifest.facts
     names, location = list(ingest["class_names"]), str(ingest.get("location", ""))
     whole = judged_table(split, judged.share, judged.suspect, index["sample_id"])
     rows = by_suspicion(whole)
     predicted = np.zeros(0, dtype=np.int64)
-    images: Tensor | None = None
     if len(rows):
         first = len(rows_of[0].labels)
         images = torch.stack([rows_of[row >= first].images[row - first * (row >= first)] for row in rows.tolist()])
@@ -350,18 +363,3 @@ def _suspects(
     for name, table, spec in (("suspects", suspects, SUSPECTS), ("cleaned_index", cleaned, CLEANED_INDEX)):
         run.add_table(name, table, spec)
         run.add_bytes(f"{name}_csv", to_csv(table), suffix=".csv", kind="document", rows=table.num_rows)
-    if images is None:
-        return []
-    shown = suspects.slice(0, config.shown_suspects).to_pylist()
-    return [
-        SuspectRow(
-            sample_id=row["sample_id"],
-            label=row["label"],
-            predicted=row["predicted_label"],
-            suspicion=row["suspicion"],
-            reasons=row["reasons"],
-            picture=picture(image.numpy()),
-            uri=row["key"],
-        )
-        for row, image in zip(shown, images, strict=False)
-    ]

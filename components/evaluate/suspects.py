@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from components.common.tables.tables import CLEANED_INDEX, FLAGGED, SUSPECTS
 
-__all__ = ["by_suspicion", "cleaned_table", "judged_table", "suspects_table", "to_csv"]
+__all__ = ["by_suspicion", "cleaned_table", "judged_table", "relative_keys", "suspects_table", "to_csv"]
 
 # What makes Excel, LibreOffice and Google Sheets take a cell for a formula.
 _FORMULA = r"^[=+\-@\t\r\n|]"
@@ -82,7 +82,7 @@ def suspects_table(
     chosen, mine = index.take(pa.array(rows)), judged.take(pa.array(rows))
     return pa.table(
         {
-            "key": _keys(chosen["uri"], location),
+            "key": relative_keys(chosen["uri"], location),
             "label": names.take(chosen["given_label"].combine_chunks()),
             "predicted_label": names.take(pa.array(predicted, pa.int64())),
             "suspicion": mine["suspicion"],
@@ -115,7 +115,7 @@ def cleaned_table(
     names = pa.array(class_names, pa.string())
     return pa.table(
         {
-            "key": _keys(kept["uri"], location),
+            "key": relative_keys(kept["uri"], location),
             "label": names.take(kept["given_label"].combine_chunks()),
             "subset": kept["subset"],
             "sha256": kept["digest"],
@@ -142,7 +142,8 @@ def to_csv(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _keys(uris: pa.ChunkedArray, location: str) -> pa.ChunkedArray:
+def relative_keys(uris: pa.ChunkedArray, location: str) -> pa.ChunkedArray:
+    """Addresses relative to a drop where they are inside it; as they are where they are not, or without one."""
     if not location:
         return uris
     prefix = f"{location.rstrip('/')}/"

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from components.common.learning.augment import strong, weak
 from components.common.learning.doubts import is_doubted
+from components.common.learning.history import History, watched_in
 from components.common.learning.loop import EpochOrder, Trainer
 from components.common.learning.scoring import predict
 from components.common.learning.watch import Watch
@@ -92,6 +93,7 @@ def fine_tune(
     mirror: bool,
     watch: Watch,
     doubtful: Tensor | None = None,
+    history: History | None = None,
 ) -> FineTuned:
     """Trains a model on trusted labels and unlabelled suspects.
 
@@ -104,6 +106,7 @@ def fine_tune(
         mirror: Whether a horizontal flip keeps the class.
         watch: Progress and resumable state.
         doubtful: float32 [k, k], on the CPU, as ``is_doubted`` takes it; nothing is doubted by default.
+        history: Filled with loss and accuracy by epoch; None for no record.
     """
     model.requires_grad_(requires_grad=True)
     order = EpochOrder(len(labels), config.batch_size, config.seed, "finetune")
@@ -111,7 +114,9 @@ def fine_tune(
     looks = config.epochs // config.resplit_epochs if doubtful is not None and bool((doubtful < 1).any()) else 0
     # Not even by mistake: what a suspect claims to be is gone before the first step.
     kept = {"known": labels.masked_fill(~labelled, -1), "lost": torch.full((looks,), -1)}
-    trainer = Trainer(model=model, recipe=config, phase="finetune", watch=watch, kept=kept)
+    if history is not None:
+        history.begin(config.epochs, order.steps_per_epoch)
+    trainer = Trainer(model=model, recipe=config, phase="finetune", watch=watch, kept=kept, history=history)
     pool = _Pool(trainer, int(labels.max()) + 1)
 
     def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -173,16 +178,19 @@ def train(
 
     Args:
         model: The unlearned model, on the training device.
-        tensors: ``images``, ``labels``, ``labelled`` and ``doubtful`` as ``fine_tune`` takes them, on the CPU.
+        tensors: ``images``, ``labels``, ``labelled`` and ``doubtful`` as ``fine_tune`` takes them, on the CPU, and
+            those of ``watched_sample``.
         watch: Progress and resumable state.
         config: Recipe, epochs and FixMatch settings.
         mirror: Whether a horizontal flip keeps the class.
 
     Returns:
-        ``weights`` of the EMA model, ``device``, and ``labelled`` and ``lost`` as in ``FineTuned``.
+        ``weights`` of the EMA model, ``device``, ``history`` as ``History.record`` gives it, and ``labelled`` and
+        ``lost`` as in ``FineTuned``.
     """
     device = next(model.parameters()).device
     images = tensors["images"].to(device)
+    history = History(watched=watched_in(tensors))
     tuned = fine_tune(
         model,
         images,
@@ -192,10 +200,12 @@ def train(
         mirror=mirror,
         watch=watch,
         doubtful=tensors["doubtful"],
+        history=history,
     )
     return {
         "weights": tuned.model.state_dict(),
         "device": device.type,
+        "history": history.record(),
         "labelled": tuned.labelled,
         "lost": tuned.lost,
     }

@@ -34,15 +34,16 @@ def run_stage(
             return done
         import torch
 
+        from components.common.learning.history import watched_sample
         from components.common.learning.launch import train_on_devices
         from components.common.learning.seeding import make_deterministic
         from components.common.models import build_model
-        from components.common.runs.inputs import add_model, read_model, read_rows
+        from components.common.runs.inputs import add_model, read_both, read_model
         from components.common.tables.tables import split_spec
         from components.finetune.algorithm import train
 
         make_deterministic(config.seed)
-        rows = read_rows(run, "train")
+        rows, holdout = read_both(run)
         spec = split_spec(run.parents["unlearn"].manifest.facts["signals"])
         split = run.read_table("unlearn", "split", spec, ids=rows.ids)
         labelled = torch.tensor([assignment == "clean" for assignment in split["assignment"].to_pylist()])
@@ -57,6 +58,7 @@ def run_stage(
                     "labels": rows.labels,
                     "labelled": labelled,
                     "doubtful": _doubtful(run.parents["unlearn"].manifest.facts["doubts"], rows.spec.num_classes),
+                    **watched_sample(holdout.images, holdout.labels),
                 },
                 run,
                 seed=config.seed,
@@ -69,6 +71,7 @@ def run_stage(
             facts={
                 "model": architecture,
                 "device": result["device"],
+                "history": result["history"],
                 "signals": run.parents["unlearn"].manifest.facts["signals"],
                 # How many lost their label at each look; a 0 at the end says that the split stood still.
                 "lost_at_looks": result["lost"].tolist(),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from components.common.contracts.config import Config, Rule, Seed, Share, known_name
+from components.common.intake.names import OWN
 
 __all__ = ["ATTACK_SETTINGS", "CANARY_RATIO", "IngestConfig"]
 
@@ -26,7 +27,7 @@ class IngestConfig(Config):
 
     stage: ClassVar[str] = "ingest"
 
-    dataset: Annotated[str, known_name("components.common.datasets", "components.common.intake")] = "mnist5k"
+    dataset: Annotated[str, known_name("components.common.datasets", also=tuple(OWN))] = "mnist5k"
     """Name of the dataset: ``mnist5k``, ``cifar10``, ``parquet:<folder or s3 prefix>``, ``drop:<folder or s3 prefix>``
     (``untaint list datasets``)."""
     train_limit: _Limit = 0
@@ -38,8 +39,12 @@ class IngestConfig(Config):
     ] = 0
     """Side in pixels that all images are resized to; 0 keeps them, and then all must have one size."""
     holdout: str = ""
-    """Holdout of a drop: a share in (0, 1), stratified; or the folder or s3 prefix of a drop of its own; empty for the
-    list's column ``subset`` where it has one, else a fifth."""
+    """Holdout of a drop: a share in (0, 1), stratified; or the folder or s3 prefix of a drop of its own; empty for what
+    the drop says itself by folders, names of shards or a column, else a fifth."""
+    image_column: str = ""
+    """Column of the images, or of their files' names, in a drop's shards or list; empty to guess."""
+    label_column: str = ""
+    """Column of the labels in a drop's shards or list; empty to guess."""
     max_rejected_ratio: Share = 0.05
     """Share of a drop's samples that may be rejected before the drop as a whole is refused."""
     attack_drop: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tempfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.common.attacks import canary
-from components.common.datasets.base import LoadedDataset, LocalFiles, Source, load
-from components.common.intake.drop import PREFIX, Drop, DropOptions, read_drop
-from components.common.intake.store_folder import StoreFiles, folders
+from components.common.datasets.base import LoadedDataset
+from components.common.intake.drop import Drop, DropOptions, read_drop
+from components.common.intake.load import OwnData, load, own_data
+from components.common.intake.store_folder import folders
 from components.common.runs.lifecycle import Published, StageRun
 from components.common.tables.tables import POISON_TRUTH, REJECTED, SAMPLE_INDEX
 from components.ingest.algorithm import (
@@ -64,21 +65,11 @@ def run_stage(config: IngestConfig, store_root: str, run_id: str) -> IngestResul
         if done is not None:
             return _beside(done, truth)
         attacked = config.attack != "none"
-        if config.dataset.startswith(PREFIX) and not attacked:
-            return _publish_drop(run, config, aside)
-        in_store = "s3://" in config.dataset or "s3://" in config.holdout
-        source: Source = StoreFiles(run.store) if in_store else LocalFiles()
-        dataset = load(
-            config.dataset,
-            train_limit=config.train_limit,
-            holdout_limit=config.holdout_limit,
-            image_size=config.image_size,
-            seed=config.seed,
-            source=source,
-            keep_encoded=attacked,
-            holdout=config.holdout,
-            max_rejected_ratio=config.max_rejected_ratio,
-        )
+        own = own_data(config.dataset)
+        if own is not None and not attacked:
+            return _publish_drop(run, config, own, aside)
+        options = _options(config, own)
+        dataset = load(config.dataset, options, folders(run.store), keep_encoded=attacked)
         check_learnable(
             dataset.images[: dataset.n_train], dataset.labels[: dataset.n_train], dataset.class_names, config.dataset
         )
@@ -98,12 +89,16 @@ def _beside(main: Published, truth: Published | None) -> IngestResult:
     return IngestResult(main.uri, main.sha256, main.manifest, outputs, truth=truth)
 
 
-def _publish_drop(run: StageRun, config: IngestConfig, aside: StageRun) -> IngestResult:
+def _options(config: IngestConfig, own: OwnData | None) -> DropOptions:
+    settings: dict[str, Any] = {field.name: getattr(config, field.name, None) for field in fields(DropOptions)}
+    return DropOptions(**{**settings, "as_published": own is not None and own.as_published})
+
+
+def _publish_drop(run: StageRun, config: IngestConfig, own: OwnData, aside: StageRun) -> IngestResult:
     """Publishes a drop, with canaries if asked; files go from disk to the store, so memory does not grow with it."""
     with tempfile.TemporaryDirectory(prefix="untaint-drop-") as folder:
         scratch = Path(folder)
-        options = DropOptions(**{field.name: getattr(config, field.name) for field in fields(DropOptions)})
-        drop = read_drop(config.dataset.removeprefix(PREFIX), options, folders(run.store), scratch)
+        drop = read_drop(own.location, _options(config, own), folders(run.store), scratch)
         pixels = scratch / "pixels.npy"
         counts = drop.write_pixels(pixels)
         truth = None
@@ -113,7 +108,7 @@ def _publish_drop(run: StageRun, config: IngestConfig, aside: StageRun) -> Inges
             truth = aside.publish(facts={"attack": {}, "canary": record}, metrics={})
         run.add_file("pixels", pixels, suffix=".npy", kind="array", rows=len(drop.labels))
         run.add_table_parts("sample_index", drop.index_tables(_PART_ROWS), SAMPLE_INDEX, scratch)
-        run.add_table("rejected", rejected_table(drop.rejected), REJECTED)
+        run.add_table("rejected", rejected_table([*drop.rejected, *drop.passed.named]), REJECTED)
         mean, std = statistics_of(counts)
         published = run.publish(
             facts={
@@ -125,7 +120,10 @@ def _publish_drop(run: StageRun, config: IngestConfig, aside: StageRun) -> Inges
                 "mirror": config.mirror != "no",
                 # Keys of the suspects are told relative to it.
                 "location": drop.location,
+                "reading": drop.reading,
                 "rejected": drop.reasons,
+                "passed_over": dict(drop.passed.counts.most_common()),
+                "classes": [asdict(count) for count in drop.classes],
             },
             metrics={
                 "train_samples": drop.n_train,
@@ -186,7 +184,7 @@ def _publish(run: StageRun, config: IngestConfig, dataset: LoadedDataset, inject
 
 def _stays_in_place(dataset: str) -> bool:
     """Whether a dataset's files stay where they are, and its rows' addresses lead to them."""
-    return dataset.startswith(("parquet:", "npz:"))
+    return dataset.startswith("npz:")
 
 
 def _add_images(run: StageRun, dataset: LoadedDataset, injected: Injected, uris: list[str], digests: list[str]) -> None:

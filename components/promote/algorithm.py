@@ -136,7 +136,7 @@ def gates(evidence: Evidence, config: PromoteConfig) -> list[Gate]:
             name="verdict",
             passed=evidence.verdict in VERDICTS and evidence.verdict != INCONCLUSIVE,
             expected="a verdict on the data that is not inconclusive",
-            found=f"{evidence.verdict}{': ' if evidence.reason else ''}{evidence.reason}",
+            found=f"{evidence.verdict}{': ' if evidence.reason else ''}{evidence.reason.rstrip('.')}",
         ),
         _canary(evidence.canary, config),
     ]

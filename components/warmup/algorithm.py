@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from components.common.learning.augment import weak
 from components.common.learning.config import TrainRecipe
+from components.common.learning.history import History, watched_in
 from components.common.learning.loop import EpochOrder, Trainer, constant_after_ramp
 from components.common.learning.mixing import hold_under_mixing
 from components.common.learning.scoring import score
@@ -58,6 +59,8 @@ def _supervised(
     data: TrainingSet, recipe: TrainRecipe, trainer: Trainer, epochs: int, after_epoch: Callable[[int], None] | None
 ) -> nn.Module:
     order = EpochOrder(len(data.labels), recipe.batch_size, recipe.seed, trainer.phase)
+    if trainer.history is not None:
+        trainer.history.begin(epochs, order.steps_per_epoch)
     labels = data.labels.to(trainer.device)
 
     def loss_at(rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -71,7 +74,9 @@ def _supervised(
     return trainer.run(epochs * order.steps_per_epoch, order.batch, loss_at, after_step)
 
 
-def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Watch) -> tuple[nn.Module, Traces]:
+def warm_up(
+    model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Watch, history: History | None = None
+) -> tuple[nn.Module, Traces]:
     """Trains on everything for a few epochs and scores every sample with the EMA after each.
 
     Args:
@@ -79,6 +84,7 @@ def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Wa
         data: The training set.
         config: Recipe and epochs.
         watch: Progress and resumable state.
+        history: Filled with loss and accuracy by epoch; None for no record.
 
     Returns:
         The EMA model, and what it thought of the samples. In a process other than rank 0 the latter is zero.
@@ -86,7 +92,13 @@ def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Wa
     n = len(data.labels)
     kept = {name: torch.zeros(config.epochs, n) for name in ("loss", "entropy", "given_probability")}
     trainer = Trainer(
-        model=model, recipe=config, phase="warmup", watch=watch, schedule=constant_after_ramp, kept=dict(kept)
+        model=model,
+        recipe=config,
+        phase="warmup",
+        watch=watch,
+        schedule=constant_after_ramp,
+        kept=dict(kept),
+        history=history,
     )
 
     def after_epoch(epoch: int) -> None:
@@ -105,7 +117,9 @@ def warm_up(model: nn.Module, data: TrainingSet, config: WarmupConfig, watch: Wa
     return ema, Traces(**trainer.kept, hold=hold)
 
 
-def train_control(model: nn.Module, data: TrainingSet, config: ControlConfig, watch: Watch) -> nn.Module:
+def train_control(
+    model: nn.Module, data: TrainingSet, config: ControlConfig, watch: Watch, history: History | None = None
+) -> nn.Module:
     """Trains the undefended model: everything as given, one-cycle rate, EMA.
 
     Args:
@@ -113,13 +127,13 @@ def train_control(model: nn.Module, data: TrainingSet, config: ControlConfig, wa
         data: The training set.
         config: Recipe and epochs.
         watch: Progress and resumable state.
+        history: As for ``warm_up``.
 
     Returns:
         The EMA model.
     """
-    return _supervised(
-        data, config, Trainer(model=model, recipe=config, phase="control", watch=watch), config.epochs, None
-    )
+    trainer = Trainer(model=model, recipe=config, phase="control", watch=watch, history=history)
+    return _supervised(data, config, trainer, config.epochs, None)
 
 
 def train(
@@ -129,18 +143,25 @@ def train(
 
     Args:
         model: Freshly initialised, on the training device.
-        tensors: ``images`` and ``labels`` as in ``TrainingSet``, on the CPU.
+        tensors: ``images`` and ``labels`` as in ``TrainingSet``, on the CPU, and those of ``watched_sample``.
         watch: Progress and resumable state.
         config: Recipe and epochs.
         mirror: Whether a horizontal flip keeps the class.
 
     Returns:
-        ``weights`` of the EMA model, ``device``, and for a warm-up ``traces``: ``Traces`` as a dict.
+        ``weights`` of the EMA model, ``device``, ``history`` as ``History.record`` gives it, and for a warm-up
+        ``traces``: ``Traces`` as a dict.
     """
     device = next(model.parameters()).device
     data = TrainingSet(images=tensors["images"].to(device), labels=tensors["labels"], mirror=mirror)
+    history = History(watched=watched_in(tensors))
     if isinstance(config, ControlConfig):
-        ema = train_control(model, data, config, watch)
-        return {"weights": ema.state_dict(), "device": device.type}
-    ema, traces = warm_up(model, data, config, watch)
-    return {"weights": ema.state_dict(), "device": device.type, "traces": asdict(traces)}
+        ema = train_control(model, data, config, watch, history)
+        return {"weights": ema.state_dict(), "device": device.type, "history": history.record()}
+    ema, traces = warm_up(model, data, config, watch, history)
+    return {
+        "weights": ema.state_dict(),
+        "device": device.type,
+        "history": history.record(),
+        "traces": asdict(traces),
+    }

@@ -20,7 +20,7 @@ class WarmupConfig(TrainRecipe):
     stage: ClassVar[str] = "warmup"
 
     model: _Model = DEFAULT_MODEL
-    """Name of the model's architecture (``untaint list models``)."""
+    """Name of the model's architecture (``untaint list architectures``)."""
     epochs: Epochs = 4
     """Passes of the warm-up over the training set. Three to four are where backdoors stand out; see docs/method.md."""
     learning_rate: LearningRate = 0.05

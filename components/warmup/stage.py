@@ -32,14 +32,15 @@ def run_stage(
         if done is not None:
             return done
         # After StageRun, so that torch and the validation process are imported side by side.
+        from components.common.learning.history import watched_sample
         from components.common.learning.launch import train_on_devices
         from components.common.learning.seeding import make_deterministic
         from components.common.models import build_model
-        from components.common.runs.inputs import add_model, read_rows
+        from components.common.runs.inputs import add_model, read_both
         from components.warmup.algorithm import Traces, train
 
         make_deterministic(config.seed)
-        rows = read_rows(run, "train")
+        rows, holdout = read_both(run)
         build = partial(build_model, config.model, rows.spec)
         model = build()
         metrics = {}
@@ -48,7 +49,11 @@ def run_stage(
                 partial(train, config=config, mirror=rows.mirror),
                 build,
                 model,
-                {"images": rows.images, "labels": rows.labels},
+                {
+                    "images": rows.images,
+                    "labels": rows.labels,
+                    **watched_sample(holdout.images, holdout.labels),
+                },
                 run,
                 seed=config.seed,
             )
@@ -58,7 +63,9 @@ def run_stage(
             metrics["last_loss"] = float(traces.loss[-1].mean())
         model.load_state_dict(result["weights"])
         add_model(run, "model", config.model, rows.spec, model)
-        return run.publish(facts={"model": config.model, "device": result["device"]}, metrics=metrics)
+        return run.publish(
+            facts={"model": config.model, "device": result["device"], "history": result["history"]}, metrics=metrics
+        )
 
 
 def _add_traces(run: StageRun, rows: Rows, traces: Traces) -> None:

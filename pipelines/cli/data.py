@@ -16,6 +16,7 @@ from components.ingest.config import ATTACK_SETTINGS, CANARY_RATIO, IngestConfig
 from pipelines.cli.json_output import json_option, show_json
 from pipelines.cli.options import (
     control_option,
+    name_option,
     parameter_options,
     setting_options,
     settings_of,
@@ -28,7 +29,7 @@ from pipelines.local.home import home
 from pipelines.local.screen import Screen
 
 if TYPE_CHECKING:
-    from components.common.datasets.base import Folder
+    from components.common.intake.sources import Folder
 
 __all__ = ["address_of", "ingest_command", "suspects_group"]
 
@@ -39,6 +40,16 @@ _READING = [
     if name not in ("dataset", "canary_ratio", *ATTACK_SETTINGS)
     and f"ingest.{name}" not in {one.setting for one in TRAINING}
 ]
+_OPTIONS = (
+    "holdout",
+    "max_rejected_ratio",
+    "train_limit",
+    "holdout_limit",
+    "image_size",
+    "seed",
+    "image_column",
+    "label_column",
+)
 
 
 @click.command("ingest")
@@ -55,7 +66,7 @@ _READING = [
 @parameter_options(TRAINING)
 @control_option(default=False)
 @click.option("--only-check", is_flag=True, help="Only read the drop, and say what is in it and what is wrong.")
-@click.option("--run-id", default="", help="Name of the new run; `untaint run --run-id` goes on with one.")
+@name_option()
 @store_option()
 @settings_option()
 @click.pass_context
@@ -72,8 +83,8 @@ def ingest_command(
 ) -> None:
     """Audit your own images: a clean model, and a list of suspects with reasons.
 
-    A drop is a folder or prefix with one folder of images per class, Hugging Face style Parquet shards, or index.csv
-    or index.parquet with the columns key and label. No attack is injected.
+    A drop is a folder or prefix with one folder of images per class, shards (Parquet, Arrow, WebDataset), or a list of
+    files and labels (index.csv, metadata.jsonl). No attack is injected.
 
     \b
     Examples:
@@ -81,7 +92,8 @@ def ingest_command(
       untaint ingest --drop s3://bucket/drops/2026-11-20 --holdout s3://bucket/holdout
       untaint ingest --drop ./photos --only-check
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from pipelines.local.run import Plan, load_plan, new_run_id, run
+    from pipelines.local.records import Plan, new_name
+    from pipelines.local.run import run
 
     drop = address_of(drop)
     parameters = {**default_parameters(), "dataset": f"drop:{drop}", "attack": "none"}
@@ -91,29 +103,20 @@ def ingest_command(
     config = stage_configs(parameters)["ingest"]
     write = Screen(sys.stdout)
     if only_check:
-        ctx.exit(_check(config, drop, store, write))
-    if run_id and load_plan(home(), run_id) is not None:
-        raise ConfigError(
-            f"run {run_id}",
-            expected="the name of a new run",
-            found="one that was started here",
-            hint=f"`untaint run --run-id {run_id}` goes on with it.",
-        )
-    run_id = run_id or new_run_id()
-    code = run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write)
-    if code == 0:
-        write(f"suspects, with a contact sheet: untaint suspects show {run_id}")
-        write(f"to put the model to use, if the gates hold: untaint models promote NAME {run_id}")
-    ctx.exit(code)
+        ctx.exit(_check(config, drop, parameters["model"], store, write))
+    run_id = new_name(home(), run_id, "")
+    ctx.exit(run(Plan(parameters=parameters, control=control, store=store), run_id, home(), write))
 
 
 def address_of(text: str) -> str:
     """A folder's absolute path, since stages run elsewhere; an ``s3://`` address or a number as it is.
 
     Raises:
-        ConfigError: No such folder.
+        ConfigError: No such folder, or an address of another kind.
     """
-    if not text or "://" in text:
+    from components.common.intake.sources import checked_location
+
+    if not text or checked_location(text).startswith("s3://"):
         return text
     try:
         float(text)
@@ -132,23 +135,17 @@ def address_of(text: str) -> str:
     return str(path)
 
 
-def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
+def _check(config: IngestConfig, drop: str, model: str, store: str, write: Any) -> int:
     from components.common.contracts.errors import DataError
-    from components.common.datasets.base import LocalFolder
     from components.common.intake.drop import DropOptions, survey_drop
+    from components.common.intake.sources import LocalFolder
     from components.common.intake.store_folder import folders
+    from components.common.models.base import check_size
     from components.common.storage.store import Store
-    from components.common.tables.tables import REJECT_REASONS
     from pipelines.local.run import opened_store
+    from pipelines.views.checked import survey_lines
 
-    options = DropOptions(
-        holdout=config.holdout,
-        max_rejected_ratio=config.max_rejected_ratio,
-        train_limit=config.train_limit,
-        holdout_limit=config.holdout_limit,
-        image_size=config.image_size,
-        seed=config.seed,
-    )
+    options = DropOptions(**{name: getattr(config, name) for name in _OPTIONS})
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="untaint-drop-")))
         folder_of: Callable[[str], Folder] = LocalFolder
@@ -156,23 +153,11 @@ def _check(config: IngestConfig, drop: str, store: str, write: Any) -> int:
             root, _ = stack.enter_context(opened_store(store, home()))
             folder_of = folders(Store(root))
         survey = survey_drop(drop, options, folder_of, scratch)
-    write(f"{drop}: {survey.rows_seen} samples, {survey.rejected_rows} rejected")
-    counts: dict[str, int] = {}
-    for entry in survey.rejected:
-        counts[entry.reason] = counts.get(entry.reason, 0) + 1
-    for reason in sorted(counts, key=lambda name: -counts[name]):
-        write(f"  {counts[reason]:>8}  {reason:<16} {REJECT_REASONS[reason]}")
-    for entry in survey.rejected[:20]:
-        write(f"  {entry.key}: {entry.reason}, {entry.detail}")
-    if len(survey.rejected) > 20:
-        write(f"  … and {len(survey.rejected) - 20} more")
+    for line in survey_lines(drop, survey):
+        write(line)
     if survey.drop is not None:
-        found = survey.drop
-        size = "x".join(map(str, found.shape))
-        write(
-            f"usable: {found.n_train} training and {len(found.labels) - found.n_train} holdout images of {size}, "
-            f"{len(found.class_names)} classes"
-        )
+        _, height, width = survey.drop.shape
+        check_size(model, height, width)
         return 0
     if survey.problem is not None:
         raise survey.problem

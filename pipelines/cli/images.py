@@ -137,6 +137,7 @@ def run_docker_command(
     registry: str,
     tag: str,
     control: bool,
+    resume: str,
     run_id: str,
     store: str,
     settings: tuple[str, ...],
@@ -155,4 +156,5 @@ def run_docker_command(
       untaint run-docker --attack blended
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     options = BuildOptions(base_image=base_image, torch=torch, torch_cpu=torch_cpu, torchvision=torchvision)
-    start_run(ctx, control, run_id, store, settings_of(given, settings), (registry, tag or content_tag(options)))
+    named = settings_of(given, settings)
+    start_run(ctx, control, resume, run_id, store, named, (registry, tag or content_tag(options)))

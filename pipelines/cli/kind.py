@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from pipelines.cli.options import name_option, resume_option
 from pipelines.cli.submit import parameters_of, run_options
 from pipelines.local.home import home
 
@@ -25,7 +26,8 @@ _INTERRUPTED = 130
 
 
 @click.command("run-local")
-@click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
+@resume_option("Go on with this run in the cluster that is there; give its options again.")
+@name_option()
 @click.option("--profile", default="cpu", show_default=True, help="Profile by name, or a YAML file.")
 @click.option("--node-image", default="", help="Node image of kind, with tag and digest.")
 @click.option(
@@ -40,6 +42,7 @@ _INTERRUPTED = 130
 def run_local_command(
     ctx: click.Context,
     /,
+    resume: str,
     run_id: str,
     profile: str,
     node_image: str,
@@ -53,11 +56,10 @@ def run_local_command(
     Each step that is done already is left as it is, so it can be called again at any time. Needs docker, kind and
     kubectl, and 8 GiB of memory and 4 CPUs for Docker. `untaint run-local-down` removes everything.
     """
-    from components.common.contracts.names import checked_run_id
     from pipelines.cluster import kind as cluster
     from pipelines.dag.profiles import load_profile
     from pipelines.images.build import BuildOptions, build_images, content_tag
-    from pipelines.local.run import new_run_id
+    from pipelines.local.records import chosen_name
 
     write = partial(click.echo, file=sys.stdout)
     names = ("base_image", "torch_cpu", "torch_cpu_index_url", "network")
@@ -67,7 +69,8 @@ def run_local_command(
     options = replace(on_cpu, torch=on_cpu.torch_cpu, torch_index_url=on_cpu.torch_cpu_index_url)
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
-    run_id = checked_run_id(run_id or new_run_id())
+    named = resume or run_id
+    run_id = chosen_name(run_id, resume)
     try:
         cluster.check_machine(write)
         cluster.create(write, node_image or cluster.NODE_IMAGE)
@@ -76,32 +79,35 @@ def run_local_command(
         cluster.load_images(build_images(options, _REGISTRY, tag, write), write)
         keys = cluster.store_keys()
         cluster.apply_overlay(keys, write)
-        state = _submit_and_follow(tag, granted, control, parameters, run_id, write)
+        state = _submit_and_follow(tag, granted, control, parameters, run_id, write, resume if named else None)
         if state == "SUCCEEDED":
             _show(keys, run_id, write)
     except KeyboardInterrupt:
-        write(f"Interrupted. The cluster stays. To go on: untaint run-local --run-id {run_id}")
+        write("Interrupted. The cluster stays. To go on: the same command, or once the run is there, untaint run-local")
+        write(f"    with its options and --resume {run_id}")
         ctx.exit(_INTERRUPTED)
     if state != "SUCCEEDED":
-        write(f"To go on after mending it: untaint run-local --run-id {run_id}")
+        write(f"To go on after mending it: untaint run-local --resume {run_id}, with its options")
     write(f"UI: kubectl --context {cluster.CONTEXT} -n {cluster.NAMESPACE} port-forward svc/ml-pipeline-ui 8080:80")
     write("    and then http://127.0.0.1:8080. To remove everything: make run-local-down")
     ctx.exit(0 if state == "SUCCEEDED" else _NOT_SUCCEEDED)
 
 
 def _submit_and_follow(
-    tag: str, granted: Any, control: bool, parameters: dict[str, Any], run_id: str, write: Any
+    tag: str, granted: Any, control: bool, parameters: dict[str, Any], run_id: str, write: Any, resume: str | None
 ) -> str:
-    """The state in which the run ended."""
+    """The state in which the run ended; ``resume`` is None where its id was made up, and no run can have it."""
     from pipelines.cluster import kind as cluster
     from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import follow, start, task_names, upload
+    from pipelines.cluster.submit import check_name, follow, start, task_names, upload
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
 
     with cluster.forwarded("ml-pipeline", 8888) as port, tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "training.yaml"
         compile_pipeline(package, _REGISTRY, tag, granted, control=control)
         server = connect(f"http://127.0.0.1:{port}", context=cluster.CONTEXT)
+        if resume is not None:
+            check_name(server, f"{PIPELINE_NAME} {run_id}", run_id, "run-local", resume=bool(resume))
         pipeline, version, _ = upload(server, package, PIPELINE_NAME)
         run = start(
             server,

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import asdict
 from typing import Any
 
 import click
 
-from components.common.contracts.errors import ConfigError, UntaintError
+from components.common.contracts.errors import ConfigError, UntaintError, defect
+from components.common.contracts.os_errors import explained
 from pipelines.cli.json_output import json_option, show_json
 from pipelines.local.home import home
 
 __all__ = ["Told", "cli", "main"]
-
-_DEFECT_EXIT = 1
 
 # Given by name and imported when they are called: `untaint --help` then loads neither KFP nor PyTorch.
 _COMMANDS = {
@@ -53,13 +51,8 @@ class Told(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Prints the four lines to standard error."""
-        for label, text in (
-            ("problem", f"{type(self.problem).__name__}: {self.problem.subject}"),
-            ("expected", self.problem.expected),
-            ("found", self.problem.found),
-            ("what to do", self.problem.hint),
-        ):
-            click.echo(f"{label + ':':<12}{text}", file=file, err=file is None)
+        for line in self.problem.lines():
+            click.echo(line, file=file, err=file is None)
 
 
 class _Commands(click.Group):
@@ -78,19 +71,13 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except UntaintError as problem:
-            if os.environ.get("UNTAINT_DEBUG") == "1":
-                raise
-            raise Told(problem) from problem
-        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
-            # click's own, and a closed pipe, which click ends quietly.
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as problem:
-            if os.environ.get("UNTAINT_DEBUG") == "1":
+            # A closed pipe, which click ends quietly.
+            if os.environ.get("UNTAINT_DEBUG") == "1" or isinstance(problem, BrokenPipeError):
                 raise
-            click.echo(f"{'problem:':<12}{type(problem).__name__}: {problem}", err=True)
-            click.echo(f"{'what to do:':<12}This is a defect of untaint. UNTAINT_DEBUG=1 shows where.", err=True)
-            ctx.exit(_DEFECT_EXIT)
+            raise Told(explained(problem) or defect(problem)) from problem
 
 
 def _version() -> str:
@@ -124,7 +111,7 @@ def cli() -> None:
     Examples:
       untaint run                                    5,000 digits, a BadNets attack, defended and undefended
       untaint run --attack blended --poison-rate 0.05
-      untaint run --run-id 20260131-120000-1f2e      go on with a run that stopped
+      untaint run --resume 20260131-120000-1f2e      go on with a run that stopped
       untaint report 20260131-120000-1f2e            show its result again
       untaint compile --registry ghcr.io/me --tag v1 --output training.yaml
     """  # noqa: D301 - click reads the backspace as "do not wrap"
@@ -136,28 +123,49 @@ def version_command() -> None:
     click.echo(_version())
 
 
+_NAMED = {
+    "architectures": ("components.common.models.base", "MODELS"),
+    "attacks": ("components.common.attacks.base", "ATTACKS"),
+    "datasets": ("components.common.datasets.base", "DATASETS"),
+}
+_FORMERLY = {"models": "architectures"}
+
+
+class _Kind(click.Choice[str]):
+    """What can be listed; a former word is taken too, and the new one said."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value in _FORMERLY:
+            new = _FORMERLY[value]
+            click.echo(f"`untaint list {new}` is the new name; trained models: `untaint {value} list`.", err=True)
+            value = new
+        return super().convert(value, param, ctx)
+
+
 @cli.command("list")
-@click.argument("kind", type=click.Choice(["attacks", "datasets", "models"]))
+@click.argument("kind", type=_Kind(list(_NAMED)))
 @json_option()
 def list_command(kind: str, as_json: bool) -> None:
-    """List the ATTACKS, DATASETS or MODELS that can be named.
+    """List the ARCHITECTURES, ATTACKS or DATASETS that can be named.
+
+    The models that were trained and put to use are listed by `untaint models list`.
 
     \b
     Example:
       untaint list attacks
     """  # noqa: D301 - click reads the backspace as "do not wrap"
     from components.common.contracts.registry import Registry
+    from components.common.intake.names import OWN
 
-    module, name = {
-        "attacks": ("components.common.attacks.base", "ATTACKS"),
-        "datasets": ("components.common.datasets.base", "DATASETS"),
-        "models": ("components.common.models.base", "MODELS"),
-    }[kind]
+    module, name = _NAMED[kind]
     registry: Registry[Any] = getattr(importlib.import_module(module), name)
     said = {
         name: " ".join((registry[name].__doc__ or "").strip().partition("\n\n")[0].split()).partition(". ")[0]
         for name in registry
     }
+    options = {name: getattr(registry[name], "options", {}) for name in registry}
+    if kind == "datasets":
+        said |= {f"{name}:FOLDER": meaning.partition(". ")[0] for name, meaning in OWN.items()}
     if as_json:
         show_json(
             [
@@ -166,17 +174,17 @@ def list_command(kind: str, as_json: bool) -> None:
                     "about": said[name].rstrip("."),
                     "options": {
                         key: {"default": one.default, "low": one.low, "high": one.high, "meaning": one.meaning}
-                        for key, one in getattr(registry[name], "options", {}).items()
+                        for key, one in options.get(name, {}).items()
                     },
                 }
-                for name in registry
+                for name in said
             ]
         )
         return
-    width = max(len(name) for name in registry)
-    for name in registry:
+    width = max(len(name) for name in said)
+    for name in said:
         click.echo(f"{name:<{width}}  {said[name].rstrip('.')}".rstrip())
-        for key, option in getattr(registry[name], "options", {}).items():
+        for key, option in options.get(name, {}).items():
             bounds = f"{option.default:g} ({option.low:g} to {option.high:g})"
             click.echo(f"{'':<{width}}  - {key} {bounds}: {option.meaning}")
     if kind == "attacks":
@@ -220,10 +228,7 @@ def store_start_command(bucket: str) -> None:
         for variable, value in store.environment().items():
             click.echo(f"export {variable}={shlex.quote(value)}")
         click.echo(f"export UNTAINT_STORE={store.root}")
-        if store.attached:
-            click.echo("# Another process runs it and will stop it.")
-            return
-        click.echo("# Ctrl-C stops it.")
+        click.echo("# It runs until Ctrl-C here, and as long as runs use it.")
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -249,7 +254,11 @@ def store_probe_command(ctx: click.Context, root: str, as_json: bool) -> None:
 
     report = probe(Store(root))
     if as_json:
-        show_json({**asdict(report), "ok": report.ok})
+        checks = [
+            {"name": check.name, "needed_for": check.needed_for, "ok": check.ok, "detail": check.detail}
+            for check in report.checks
+        ]
+        show_json({"root": report.root, "endpoint": report.endpoint, "checks": checks, "ok": report.ok})
         ctx.exit(0 if report.ok else StorageError.exit_code)
     click.echo(f"{report.root} at {report.endpoint}")
     for check in report.checks:

@@ -15,7 +15,9 @@ __all__ = [
     "EVERY_SETTING",
     "OWN_STORE",
     "control_option",
+    "name_option",
     "parameter_options",
+    "resume_option",
     "setting_options",
     "settings_of",
     "settings_option",
@@ -47,6 +49,20 @@ def settings_option(text: str = EVERY_SETTING) -> _Option:
         text: Whose settings the command takes.
     """
     return click.option("--set", "settings", multiple=True, metavar="STAGE.KEY=VALUE", help=text)
+
+
+def resume_option(text: str = "Go on with this run, with the options that it was started with.") -> _Option:
+    """``--resume``.
+
+    Args:
+        text: What is gone on with.
+    """
+    return click.option("--resume", default="", metavar="RUN_ID", help=text)
+
+
+def name_option() -> _Option:
+    """``--run-id``."""
+    return click.option("--run-id", default="", metavar="NAME", help="Name of the new run. [default: date and time]")
 
 
 def control_option(*, default: bool = True) -> _Option:

@@ -11,9 +11,17 @@ from click.core import ParameterSource
 
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.json_output import json_option, show_json
-from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
+from pipelines.cli.options import (
+    control_option,
+    name_option,
+    parameter_options,
+    resume_option,
+    settings_of,
+    settings_option,
+    store_option,
+)
 from pipelines.dag.parameters import INJECTED, TRAINING
-from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from pipelines.dag.settings import apply_settings, default_parameters
 from pipelines.local.home import home
 
 __all__ = ["compile_command", "report_command", "run_command", "start_run"]
@@ -22,14 +30,20 @@ __all__ = ["compile_command", "report_command", "run_command", "start_run"]
 @click.command("run")
 @parameter_options((*INJECTED, *TRAINING))
 @control_option()
-@click.option(
-    "--run-id", default="", help="Continue this run, with the options it was started with; or name a new one."
-)
+@resume_option()
+@name_option()
 @store_option()
 @settings_option()
 @click.pass_context
 def run_command(
-    ctx: click.Context, /, control: bool, run_id: str, store: str, settings: tuple[str, ...], **given: Any
+    ctx: click.Context,
+    /,
+    control: bool,
+    resume: str,
+    run_id: str,
+    store: str,
+    settings: tuple[str, ...],
+    **given: Any,
 ) -> None:
     """Run the whole pipeline on this machine.
 
@@ -39,13 +53,15 @@ def run_command(
       untaint run --attack wanet --poison-rate 0.05 --seed 1
       untaint run --dataset parquet:s3://bucket/images --attack none --store s3://bucket/untaint
       untaint run --set warmup.epochs=3 --set split.isolation_ratio=0.01
+      untaint run --resume 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    start_run(ctx, control, run_id, store, settings_of(given, settings))
+    start_run(ctx, control, resume, run_id, store, settings_of(given, settings))
 
 
 def start_run(
     ctx: click.Context,
     control: bool,
+    resume: str,
     run_id: str,
     store: str,
     settings: Iterable[str],
@@ -56,24 +72,26 @@ def start_run(
     Args:
         ctx: The command's context, which knows what the user gave.
         control: Whether the undefended model is trained.
-        run_id: The run to continue or to name; empty for a new one.
+        resume: The run to go on with; empty for a new one.
+        run_id: Name of the new run; empty for one made up.
         store: Root URI of the user's store, or empty.
         settings: ``stage.key=value`` texts.
         images: Registry and tag of the images in which the stages run; None runs them as processes.
     """
-    from pipelines.local.run import Plan, load_plan, new_run_id, run
+    from pipelines.local.records import PLAN, Plan, new_name, resumed
+    from pipelines.local.run import run
     from pipelines.local.screen import Screen
 
-    before = load_plan(home(), run_id) if run_id else None
+    run_id = new_name(home(), run_id, resume)
+    before = resumed(home(), resume, PLAN, Plan) if resume else None
     chosen = {name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT}
-    parameters = apply_settings({**default_parameters(), **(before.parameters if before else {})}, settings)
-    check_parameters(parameters)
+    parameters = {**default_parameters(), **(before.parameters if before else {})}
     plan = Plan(
-        parameters=parameters,
+        parameters=apply_settings(parameters, settings),
         control=before.control if before and "control" not in chosen else control,
         store=before.store if before and "store" not in chosen else store,
     )
-    ctx.exit(run(plan, run_id or new_run_id(), home(), Screen(sys.stdout), images))
+    ctx.exit(run(plan, run_id, home(), Screen(sys.stdout), images, resume=bool(resume)))
 
 
 @click.command("report")
@@ -83,9 +101,9 @@ def start_run(
 def report_command(run_id: str, as_json: bool, store: str) -> None:
     """Show the result of the finished run RUN_ID again, and fetch its report."""
     from components.common.storage.store import Store
-    from pipelines.local.run import load_plan, opened_store
-    from pipelines.views.model_files import evaluation_of
-    from pipelines.views.summary import show
+    from pipelines.local.records import load_plan
+    from pipelines.local.run import opened_store
+    from pipelines.views.summary import show, summary_of
 
     plan = load_plan(home(), run_id)
     if plan is None and not store:
@@ -97,8 +115,7 @@ def report_command(run_id: str, as_json: bool, store: str) -> None:
         )
     with opened_store(store or (plan.store if plan else ""), home()) as (root, _):
         if as_json:
-            manifest = evaluation_of(Store(root), run_id)
-            show_json({"run_id": run_id, "facts": manifest.facts, "metrics": manifest.metrics})
+            show_json(summary_of(Store(root), run_id))
             return
         show(Store(root), run_id, home() / "runs" / run_id, click.echo)
 

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from components.claim.config import ClaimConfig
 from components.common.contracts.errors import ConfigError
 from pipelines.cli.json_output import json_option, show_json
-from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
+from pipelines.cli.options import (
+    control_option,
+    name_option,
+    parameter_options,
+    resume_option,
+    settings_of,
+    settings_option,
+    store_option,
+)
 from pipelines.cli.submit import server_options
 from pipelines.dag.parameters import INJECTED, TRAINING
 from pipelines.dag.stages import TASKS
@@ -45,10 +55,14 @@ _settings = settings_option(
 def _parameters(settings: Iterable[str], **given: Any) -> dict[str, Any]:
     """The retraining pipeline's parameters with what the user set."""
     from pipelines.dag.retrain import default_parameters
+
+    return _set({**default_parameters(), **given}, settings)
+
+
+def _set(parameters: dict[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     from pipelines.dag.settings import apply_settings
     from pipelines.dag.settings import default_parameters as of_training
 
-    parameters = {**default_parameters(), **given}
     for text in settings:
         if text.partition("=")[0].strip() in _DECIDED:
             raise ConfigError(
@@ -85,7 +99,9 @@ def schedule_group() -> None:
 
 
 @schedule_group.command("create")
-@click.option("--cron", required=True, help='Six fields, seconds first: "0 0 3 * * *" is every day at 3.')
+@click.option(
+    "--cron", required=True, help='Six fields, seconds first, in UTC: "0 0 3 * * *" is every day at 3:00 UTC.'
+)
 @_drops
 @_name
 @_store
@@ -163,7 +179,7 @@ def schedule_create_command(
         made = Schedules(server).create(
             name, cron, parameters, package, service_account=service_account or granted.service_account
         )
-    click.echo(f"schedule {made.name}: {made.cron}, drops in {made.drops}, id {made.id}")
+    click.echo(f"schedule {made.name}: {made.cron} (UTC), drops in {made.drops}, id {made.id}")
 
 
 @schedule_group.command("list")
@@ -183,7 +199,7 @@ def schedule_list_command(host: str, namespace: str, as_json: bool) -> None:
         click.echo("no schedules")
         return
     rows = [(s.name, s.cron, "on" if s.enabled else "paused", s.drops, s.id) for s in found]
-    for line in table(("name", "cron", "state", "drops", "id"), rows):
+    for line in table(("name", "cron (UTC)", "state", "drops", "id"), rows):
         click.echo(line)
 
 
@@ -207,14 +223,15 @@ _change("delete", "deleted; its runs stay, one at work too", "Delete the schedul
 
 
 @schedule_group.command("run-once")
-@_drops
+@click.option("--drops", default="", metavar="s3://…", help="Prefix with one folder per drop.")
 @_name
 @_store
 @_holdout
 @_control
 @_training
 @_settings
-@click.option("--run-id", default="", help="Go on with this run, which was stopped; or name a new one.")
+@resume_option("Go on with this run, which stopped, and with its drop.")
+@name_option()
 @click.pass_context
 def schedule_run_once_command(
     ctx: click.Context,
@@ -225,6 +242,7 @@ def schedule_run_once_command(
     holdout: str,
     control: bool,
     settings: tuple[str, ...],
+    resume: str,
     run_id: str,
     **given: Any,
 ) -> None:
@@ -233,14 +251,28 @@ def schedule_run_once_command(
     Ends with 0 if the model was promoted or there is nothing new, and with 6 if the gates kept the champion.
 
     \b
-    Example:
+    Examples:
       untaint schedule run-once --drops s3://untaint/drops --name digits
+      untaint schedule run-once --resume 20260131-120000-1f2e
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from pipelines.local.retrain import retrain_once
-    from pipelines.local.run import new_run_id
+    from pipelines.local.records import ORDER, new_name, resumed
+    from pipelines.local.retrain import Order, check_order, retrain_once
 
-    order = _order(name, drops, store, control, _pinned(_parameters(settings_of(given, settings)), holdout))
-    ctx.exit(retrain_once(order, run_id or new_run_id(), home(), Screen(sys.stdout)).code)
+    run_id = new_name(home(), run_id, resume)
+    named = settings_of(given, settings)
+    if resume:
+        before = resumed(home(), resume, ORDER, Order)
+        own = {"drops": drops, "name": name, "store": store, "control": control}
+        chosen: dict[str, Any] = {
+            key: value for key, value in own.items() if ctx.get_parameter_source(key) is not ParameterSource.DEFAULT
+        }
+        order = replace(before, **chosen, parameters=_pinned(_set(before.parameters, named), holdout))
+        check_order(order.name, order.drops, order.parameters)
+    else:
+        if not drops:
+            raise click.UsageError("Missing option '--drops'.")
+        order = _order(name, drops, store, control, _pinned(_parameters(named), holdout))
+    ctx.exit(retrain_once(order, run_id, home(), Screen(sys.stdout), resume=bool(resume)).code)
 
 
 @schedule_group.command("retry")
@@ -327,5 +359,8 @@ def deliver_command(folder: Path, drop: str) -> None:
     from pipelines.local.run import opened_store
 
     with opened_store("", home()) as (root, _):
-        count = deliver(Store(root), folder, drop)
-    click.echo(f"{count} files in {drop.rstrip('/')}, ready")
+        done = deliver(Store(root), folder, drop)
+    click.echo(f"{done.files} files in {drop.rstrip('/')}, ready")
+    if done.left:
+        left = ", ".join(f"{count} {reason}" for reason, count in sorted(done.left.items()))
+        click.echo(f"left behind as no data by their names: {left}")

@@ -16,9 +16,17 @@ from click.core import ParameterSource
 from components.common.contracts.errors import ConfigError
 from components.common.storage.addresses import parse_uri
 from pipelines.cli.json_output import json_option, show_json
-from pipelines.cli.options import control_option, parameter_options, settings_of, settings_option, store_option
+from pipelines.cli.options import (
+    control_option,
+    name_option,
+    parameter_options,
+    resume_option,
+    settings_of,
+    settings_option,
+    store_option,
+)
 from pipelines.dag.parameters import INJECTED, TRAINING
-from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
+from pipelines.dag.settings import apply_settings, default_parameters
 
 __all__ = ["EXPERIMENT", "parameters_of", "run_options", "runs_group", "server_options", "submit_command"]
 
@@ -61,10 +69,13 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
     """The pipeline's parameters as checked from the values of ``run_options``.
 
     Raises:
-        ConfigError: A setting that does not exist, a value out of its range, or a dataset that no pod could reach.
+        ConfigError: A setting or name that does not exist, a value out of its range, a model for larger images, or a
+            dataset that no pod could reach.
     """
+    from pipelines.local.preflight import check_names
+
     parameters = apply_settings(default_parameters(), settings_of(given, settings))
-    check_parameters(parameters)
+    check_names(parameters)
     source, colon, place = str(parameters["dataset"]).partition(":")
     if colon and not place.startswith("s3://"):
         raise ConfigError(
@@ -84,7 +95,8 @@ def parameters_of(given: dict[str, Any], settings: tuple[str, ...]) -> dict[str,
 @store_option("Store of the run data, as the cluster sees it; its keys are in the secret that the profile names.")
 @click.option("--experiment", default=EXPERIMENT, show_default=True, help="Experiment; made if it is not there.")
 @click.option("--service-account", default="", help="Service account of the pods; default: the profile's.")
-@click.option("--run-id", default="", help="Continue the run of this id, or name a new one.")
+@resume_option("Go on with this run: a new run on the server, which keeps what is finished; give its options again.")
+@name_option()
 @click.option("--wait/--no-wait", default=False, show_default=True, help="Follow the run to its end.")
 @click.option("--timeout", type=click.IntRange(min=1), help="With --wait: seconds after which to stop following.")
 @run_options
@@ -102,6 +114,7 @@ def submit_command(
     store: str,
     experiment: str,
     service_account: str,
+    resume: str,
     run_id: str,
     wait: bool,
     timeout: int | None,
@@ -117,24 +130,27 @@ def submit_command(
       untaint submit --package build/training.yaml --store s3://bucket/untaint --attack none \\
         --dataset parquet:s3://bucket/images
     """  # noqa: D301 - click reads the backspace as "do not wrap"
-    from components.common.contracts.names import checked_run_id
     from pipelines.cluster.pods import check_artifact_secret
     from pipelines.cluster.server import connect
-    from pipelines.cluster.submit import follow, start, task_names, upload
+    from pipelines.cluster.submit import check_name, follow, start, task_names, upload
     from pipelines.dag.profiles import load_profile
     from pipelines.dag.training import PIPELINE_NAME, compile_pipeline
-    from pipelines.local.run import new_run_id
+    from pipelines.local.records import chosen_name
+    from pipelines.views.summary import summary_uri
 
-    try:
-        parse_uri(store)
-    except ConfigError:
+    if not store:
         raise ConfigError(
-            "the store of the run", expected="s3://BUCKET/PREFIX", found=f"'{store[:80]}'", hint="Give it with --store."
-        ) from None
+            "the store of the run",
+            expected="s3://BUCKET/PREFIX, as the cluster sees it",
+            found="none",
+            hint="Give it with --store, or set UNTAINT_STORE.",
+        )
+    parse_uri(store)
     parameters = parameters_of(given, settings)
     granted = load_profile(profile)
     write = partial(click.echo, file=sys.stdout)
-    run_id = checked_run_id(run_id or new_run_id())
+    named = resume or run_id
+    run_id = chosen_name(run_id, resume)
     if package and ctx.get_parameter_source("control") is not ParameterSource.DEFAULT:
         raise ConfigError(
             "--control", expected="no --package beside it", found="both", hint="It is decided when compiling."
@@ -145,6 +161,8 @@ def submit_command(
             compile_pipeline(path, registry, tag, granted, control=control)
         names = task_names(path)
         server = connect(host, namespace)
+        if named:
+            check_name(server, f"{PIPELINE_NAME} {run_id}", run_id, "submit", resume=bool(resume))
         check_artifact_secret(server)
         pipeline, version, new = upload(server, path, PIPELINE_NAME)
     write(f"pipeline {PIPELINE_NAME}, version {version} ({'uploaded' if new else 'already there'})")
@@ -166,6 +184,8 @@ def submit_command(
     except KeyboardInterrupt:
         write(f"Interrupted. The run goes on; to end it: untaint runs stop {kfp_run}")
         ctx.exit(_INTERRUPTED)
+    if state == "SUCCEEDED":
+        write(f"summary: {summary_uri(store, run_id)}")
     ctx.exit(0 if state == "SUCCEEDED" else _NOT_SUCCEEDED)
 
 
@@ -233,7 +253,7 @@ def runs_logs_command(host: str, namespace: str, run_id: str, task: str | None) 
 @click.argument("run_id")
 @server_options
 def runs_stop_command(host: str, namespace: str, run_id: str) -> None:
-    """End the run RUN_ID; finished stages are kept, and a new run of the same --run-id goes on from them."""
+    """End the run RUN_ID; finished stages are kept, and `untaint submit --resume` goes on from them."""
     from pipelines.cluster.server import connect
     from pipelines.cluster.submit import ENDED, get_run, stop
 

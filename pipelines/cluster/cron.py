@@ -26,7 +26,7 @@ def check_cron(cron: str) -> str:
     """A cron expression as Kubeflow Pipelines takes it, with single spaces.
 
     Args:
-        cron: second, minute, hour, day of month, month and day of week: ``0 0 3 * * *`` is every day at 3.
+        cron: second, minute, hour, day of month, month and day of week: ``0 0 3 * * *`` is every day at 3:00 UTC.
 
     Raises:
         ConfigError: Another number of fields, a value out of range, a schedule of more than once a minute, or days that
@@ -36,7 +36,7 @@ def check_cron(cron: str) -> str:
     if len(fields) == 5:
         raise _wrong(cron, "six fields, seconds first", "five", f'Put the second in front: "0 {" ".join(fields)}".')
     if len(fields) != 6:
-        raise _wrong(cron, "six fields, seconds first", str(len(fields)), 'Every day at 3 is "0 0 3 * * *".')
+        raise _wrong(cron, "six fields, seconds first", str(len(fields)), 'Every day at 3:00 UTC is "0 0 3 * * *".')
     values = [_values(cron, text, *about) for text, about in zip(fields, _FIELDS, strict=True)]
     if len(values[0]) != 1:
         raise _wrong(

@@ -28,7 +28,7 @@ class Schedule:
     Attributes:
         name: Its name; the model's as well.
         id: The server's id.
-        cron: Six fields, seconds first, in the server's time zone, which is UTC unless it was set otherwise.
+        cron: Six fields, seconds first, in UTC unless the server's CRON_SCHEDULE_TIMEZONE says otherwise.
         enabled: False while it is paused.
         drops: Where it looks for drops.
         version: Id of the pipeline version that it runs.

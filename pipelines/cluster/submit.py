@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from components.common.contracts.errors import ConfigError
 from components.common.runs.artifacts import digest_of
 from pipelines.cluster.pods import Pod, Pods, open_pods
 from pipelines.cluster.server import REQUEST_SECONDS, ClusterError, Server, explained, quiet
@@ -21,6 +22,7 @@ __all__ = [
     "STOPPED",
     "Followed",
     "Task",
+    "check_name",
     "find_pipeline",
     "follow",
     "get_run",
@@ -396,6 +398,41 @@ def list_runs(server: Server, experiment: str, limit: int) -> list[Any]:
         elif server.namespace:
             request["namespace"] = server.namespace
         return list(server.client.runs.run_service_list_runs(**request).runs or [])
+
+
+def check_name(server: Server, name: str, run_id: str, command: str, *, resume: bool) -> None:
+    """Checks that a run to resume is there, and that the name of a new one is not.
+
+    Args:
+        server: The server.
+        name: The run's name there.
+        run_id: The run's id for the user.
+        command: The command that is asked, for the advice.
+        resume: Whether the run shall be there.
+
+    Raises:
+        ConfigError: It is not as it should be.
+        ClusterError: The server does not answer.
+    """
+    request = {"page_size": 1, "filter": _named(name), "_request_timeout": REQUEST_SECONDS}
+    if server.namespace:
+        request["namespace"] = server.namespace
+    with quiet(), explained(server.host):
+        known = bool(server.client.runs.run_service_list_runs(**request).runs)
+    if known and not resume:
+        raise ConfigError(
+            f"--run-id {run_id}",
+            expected="the name of a new run",
+            found=f"one on {server.host}",
+            hint=f"`untaint {command} --resume {run_id}` goes on with it; or choose another name for a new run.",
+        )
+    if resume and not known:
+        raise ConfigError(
+            f"--resume {run_id}",
+            expected=f"a run on {server.host}",
+            found="none of that name",
+            hint="`untaint runs list` shows the names. A new run of a name of your own: --run-id.",
+        )
 
 
 def stop(server: Server, run_id: str) -> None:

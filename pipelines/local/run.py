@@ -1,7 +1,7 @@
 """A run on this machine: the compiled pipeline under ``kfp.local``, on the embedded object store or one of the user's.
 
 A run's folder, ``<home>/runs/<run_id>/``, holds its parameters (``plan.json``), KFP's own outputs and the report. The
-data are in the store. A run id that is named again is continued: stages that are done see their manifest and end.
+data are in the store. A run that is resumed goes on where it stopped: stages that are done see their manifest and end.
 """
 
 from __future__ import annotations
@@ -9,81 +9,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from components.common.contracts.errors import ConfigError, GateError
+from components.common.contracts.errors import ConfigError, GateError, ResourceError
 from components.common.contracts.names import checked_run_id
+from components.common.contracts.os_errors import full_disk, room
 from components.container import RUN_PID, STATUS_FILE
+from pipelines.local.records import PLAN, Plan, keep_record, require_unused
 
-__all__ = [
-    "INTERRUPTED",
-    "Engine",
-    "Plan",
-    "execute",
-    "load_plan",
-    "new_run_id",
-    "opened_store",
-    "run",
-]
+__all__ = ["INTERRUPTED", "Engine", "execute", "interrupted", "is_embedded", "opened_store", "run"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells use it."""
 _DEFAULT_ROOT = "s3://untaint"
 _STOP_SECONDS = 5.0
+_FULL_BYTES = 1 << 20
 
 Engine = Callable[[Path], AbstractContextManager[Any]]
 """Makes KFP's local runner for the time of a run, from the path of the file in which stages note how they end."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What a run does; kept with the run, so that its id alone continues it.
-
-    Attributes:
-        parameters: The pipeline's parameters without ``store_root`` and ``run_id``.
-        control: Whether the undefended model is trained for comparison.
-        store: Root URI of the user's store; empty for the embedded one, or ``AWS_ENDPOINT_URL`` with its default root.
-    """
-
-    parameters: dict[str, Any]
-    control: bool = True
-    store: str = ""
-
-
-def new_run_id() -> str:
-    """A run id that sorts by time: ``YYYYmmdd-HHMMSS-<4 hex>``, local time."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-
-
-def load_plan(home: Path, run_id: str) -> Plan | None:
-    """The plan of a run that was started in this folder, or None.
-
-    Raises:
-        ConfigError: The run id cannot be one, or its plan is not readable.
-    """
-    path = _folder(home, run_id) / "plan.json"
-    try:
-        return Plan(**json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError) as problem:
-        raise ConfigError(
-            str(path),
-            expected="the plan of a run",
-            found=f"{type(problem).__name__}",
-            hint="Delete the file and give the run's options again, or choose another run id.",
-        ) from None
+def is_embedded(root: str) -> bool:
+    """Whether a run with that root, which may be empty, keeps its data in the embedded store."""
+    return not (root or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
 
 
 @contextlib.contextmanager
@@ -97,7 +53,7 @@ def opened_store(root: str, home: Path) -> Iterator[tuple[str, bool]]:
     Yields:
         Root URI, and whether the store is the embedded one.
     """
-    if root or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+    if not is_embedded(root):
         yield root or _DEFAULT_ROOT, False
         return
     from components.common.storage.embedded import EmbeddedStore
@@ -107,46 +63,70 @@ def opened_store(root: str, home: Path) -> Iterator[tuple[str, bool]]:
 
 
 def run(
-    plan: Plan, run_id: str, home: Path, write: Callable[[str], None], images: tuple[str, str] | None = None
+    plan: Plan,
+    run_id: str,
+    home: Path,
+    write: Callable[[str], None],
+    images: tuple[str, str] | None = None,
+    *,
+    resume: bool = False,
 ) -> int:
     """Runs the pipeline on this machine and shows its progress and result.
 
     Args:
-        plan: What to do.
-        run_id: The run's id; an unfinished run of that id is continued.
+        plan: What to do. It is kept with the run as soon as everything that can be checked is checked.
+        run_id: The run's id.
         home: Folder of what untaint keeps on this machine.
         write: Takes one line for the user.
         images: Registry and tag of the images in which the stages run; None runs them as processes of this machine.
+        resume: Whether the run is there already and goes on.
 
     Returns:
-        0; the failed stage's exit code where it told one, else 1; 130 after Ctrl-C.
+        0; the failed stage's exit code where it reported one, else 1; 130 after Ctrl-C.
 
     Raises:
-        ConfigError: The run id or the place of Python cannot be used, or Docker or an image is missing.
-        StorageError: The store lacks something that untaint needs.
+        ConfigError: A setting, the home, the run id or the place of Python cannot be used, Docker or an image is
+            missing, or what is finished of the run was made with other settings.
+        ResourceError: A disk has less room than the run takes.
+        StorageError: The store cannot be reached, or lacks something that untaint needs.
     """
     from components.common.storage.probe import probe, require
     from components.common.storage.store import Store
+    from pipelines.local.preflight import check_agreement, check_images, check_machine, check_names
 
-    folder = _folder(home, run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    again = f"untaint {'run-docker' if images else 'run'} --run-id {run_id}"
+    checked_run_id(run_id)
+    again = f"untaint {'run-docker' if images else 'run'} --resume {run_id}"
+    accepted = False
+    check_names(plan.parameters)
+    check_machine(plan.parameters, home, embedded=is_embedded(plan.store))
     try:
         with opened_store(plan.store, home) as (root, embedded):
-            require(probe(Store(root)))
-            (folder / "plan.json").write_text(json.dumps(asdict(plan), indent=2) + "\n")
+            store = Store(root)
+            require(probe(store))
+            check_images(store, run_id, plan.parameters)
+            if resume:
+                check_agreement(store, run_id, plan.parameters)
+            else:
+                require_unused(store, run_id)
+            folder = keep_record(home, run_id, PLAN, plan)
+            accepted = True
             write(f"run {run_id}, data in {root} ({'embedded store' if embedded else 'your store'})")
             code = _pipeline(plan, run_id, root, folder, write, images)
             if code in (0, GateError.exit_code):
                 from pipelines.views.summary import show
 
-                show(Store(root), run_id, folder, write)
+                show(store, run_id, folder, write)
     except KeyboardInterrupt:
-        write(f"Interrupted. Finished stages are kept. To go on: {again}")
+        write(interrupted(again) if accepted or resume else "Interrupted. Nothing was started.")
         return INTERRUPTED
     if code:
         write(f"To go on after mending it: {again}")
     return code
+
+
+def interrupted(again: str) -> str:
+    """What is said after Ctrl-C, with the command that goes on."""
+    return f"Interrupted. Finished stages are kept. To go on: {again}"
 
 
 @contextlib.contextmanager
@@ -183,7 +163,7 @@ def execute(
         engine: What runs the stages.
 
     Returns:
-        0; the failed stage's exit code where it told one, else 1.
+        0; the failed stage's exit code where it reported one, else 1.
 
     Raises:
         ConfigError: The engine cannot run here.
@@ -211,6 +191,12 @@ def execute(
         if not progress.failed:
             raise
         code = _exit_code(status)
+        if not code or code == 1:
+            # A stage on a disk that is full may fail to note even that.
+            if room(folder) < _FULL_BYTES:
+                for line in full_disk(folder, f"room for stage {progress.failed}").lines():
+                    write(line)
+                return ResourceError.exit_code
         silent = (
             "its message stands above"
             if code is not None
@@ -254,10 +240,6 @@ def _leaves(spec: Any) -> dict[str, str]:
             if spec.components[task.component_ref.name].executor_label:
                 names[name] = task.task_info.name
     return names
-
-
-def _folder(home: Path, run_id: str) -> Path:
-    return home / "runs" / checked_run_id(run_id)
 
 
 def _exit_code(status: Path) -> int | None:

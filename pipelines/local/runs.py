@@ -14,7 +14,8 @@ from pathlib import Path
 from components.common.contracts.errors import ConfigError, StorageError
 from components.common.contracts.names import checked_run_id
 from components.common.storage.store import Store
-from pipelines.local.run import load_plan, opened_store
+from pipelines.local.records import load_plan
+from pipelines.local.run import opened_store
 
 __all__ = ["LocalRun", "delete_local_run", "list_runs", "located"]
 

@@ -1,4 +1,4 @@
-"""Where the lines of a local run go; on a terminal also a bar below them, which shows how far the stage at work is."""
+"""Where the lines of a local run go; on a terminal also a table below them of the stages and how far they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from components.common.runs.progress_note import PROGRESS_FILE, read_progress
+from components.common.runs.progress_note import PROGRESS_FILE, read_progress, time_left
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Screen"]
 
-_BAR_COLUMNS = 28
+_BAR_COLUMNS = 20
 _PER_SECOND = 5
 
 
@@ -45,7 +45,7 @@ class Screen:
 
     @contextlib.contextmanager
     def following(self, progress: Progress, note: Path) -> Iterator[None]:
-        """Shows the bar inside the block, if the stream is a terminal; stages that start inside note their steps.
+        """Shows the table inside the block, if the stream is a terminal; stages that start inside note their steps.
 
         Args:
             progress: The state of the run.
@@ -61,9 +61,9 @@ class Screen:
         note.unlink(missing_ok=True)
         before = os.environ.get(PROGRESS_FILE)
         os.environ[PROGRESS_FILE] = str(note)
-        bar = _Bar(progress, note)
+        board = _Board(progress, note)
         live = Live(
-            get_renderable=bar.render,
+            get_renderable=board.render,
             console=Console(file=self._stream),
             refresh_per_second=_PER_SECOND,
             transient=True,
@@ -86,33 +86,52 @@ class Screen:
             note.unlink(missing_ok=True)
 
 
-class _Bar:
-    """The line at the bottom: stage, share of the phase at work, and the seconds since the stage started."""
+class _Board:
+    """The table at the bottom: the stages that ended, and of the one at work bar, time left and last figure."""
 
     def __init__(self, progress: Progress, note: Path) -> None:
         self._progress = progress
         self._note = note
         self._stage = ""
         self._since = time.monotonic()
+        self._figures: dict[str, str] = {}
 
     def render(self) -> Table:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        stage, done, total = self._progress.current, len(self._progress.ended), len(self._progress.names)
+        stage, total = self._progress.current, len(self._progress.names)
         if stage != self._stage:
             self._stage, self._since = stage, time.monotonic()
             self._note.unlink(missing_ok=True)
+        board = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            board.add_column(no_wrap=True)
+        for number, ended in enumerate(self._progress.ended, start=1):
+            board.add_row(
+                Text(f"[{number}/{total}] {ended.stage}", style="dim"),
+                ProgressBar(total=1, completed=1, width=_BAR_COLUMNS),
+                Text(f"{'done' if ended.ok else 'stopped'}, {_clock(ended.seconds)}", style="dim"),
+                Text(self._figures.get(ended.stage, ""), style="dim"),
+            )
+        if not stage and len(self._progress.ended) == total:
+            return board
         noted = read_progress(self._note)
-        seconds = int(time.monotonic() - self._since)
-        said = (
-            f"{noted.phase}: step {noted.step} of {noted.total} ({100 * noted.step // noted.total} %)" if noted else ""
-        )
-        line = Table.grid(padding=(0, 1))
-        line.add_row(
-            Text(f"[{min(done + 1, total)}/{total}] {stage or 'starting'}"),
+        said = [_clock(time.monotonic() - self._since)]
+        if noted:
+            self._figures[stage] = noted.figure
+            said.append(f"{noted.phase}: step {noted.step} of {noted.total} ({100 * noted.step // noted.total} %)")
+            if noted.seconds_left is not None and noted.step < noted.total:
+                said.append(time_left(noted.seconds_left))
+        board.add_row(
+            Text(f"[{min(len(self._progress.ended) + 1, total)}/{total}] {stage or 'starting'}"),
             ProgressBar(total=noted.total if noted else None, completed=noted.step if noted else 0, width=_BAR_COLUMNS),
-            Text(f"{said} {seconds // 60}:{seconds % 60:02d}".strip()),
+            Text(", ".join(said)),
+            Text(noted.figure if noted else ""),
         )
-        return line
+        return board
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -30,7 +30,7 @@ def evaluation_of(store: Store, run_id: str) -> StageManifest:
         ConfigError: The run has not reached its end.
         StorageError: The store cannot serve.
     """
-    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store with --store."
+    hint = f"Finish it with `untaint run --resume {run_id}`, or name the store with --store."
     return finished_stage(store, run_id, "evaluate", hint)[2]
 
 

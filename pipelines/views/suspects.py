@@ -23,7 +23,7 @@ __all__ = ["contact_sheet", "read_images", "read_suspects", "run_of", "suspect_l
 
 _RUN = re.compile(r"(?P<root>s3://.+?)/runs/(?P<run>[^/]+)(?:/.*)?")
 _TILE = 96
-_TEXT = 30
+_TEXT = 43
 _GAP = 8
 _HEADER_BYTES = 256
 _SHOWN = 60
@@ -103,7 +103,7 @@ def suspect_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def contact_sheet(
     rows: Sequence[Mapping[str, Any]], images: Sequence[npt.NDArray[np.uint8]], columns: int = 8
 ) -> bytes:
-    """A PNG with each suspect's image, its given label, what it is taken for and its suspicion.
+    """A PNG with each suspect's image, its given label, what it is taken for, its suspicion and the reasons.
 
     Args:
         rows: Suspects, as ``read_suspects`` gives them.
@@ -124,7 +124,8 @@ def contact_sheet(
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(size, smooth), (x, y))
         draw.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline="#8896a5")
-        for line, text in enumerate((f"{row['label']} -> {row['predicted_label']}", f"{row['suspicion']:.3f}")):
+        said = (f"{row['label']} -> {row['predicted_label']}", f"{row['suspicion']:.3f}", ", ".join(row["reasons"]))
+        for line, text in enumerate(said):
             draw.text((x, y + _TILE + 2 + 13 * line), _fitting(text, font), fill="#1d2733", font=font)
     out = io.BytesIO()
     sheet.save(out, "PNG")
@@ -144,7 +145,7 @@ def _plain(text: str) -> str:
 
 
 def _manifest(store: Store, run_id: str, stage: str) -> tuple[str, StageManifest]:
-    hint = f"Finish it with `untaint run --run-id {run_id}`, or name the store."
+    hint = f"Finish it with `untaint run --resume {run_id}`, or name the store."
     uri, _, manifest = finished_stage(store, run_id, stage, hint)
     return uri, manifest
 

@@ -94,7 +94,7 @@ def log_run(store: Store, run_id: str, manifest: StageManifest, folder: Path) ->
 
 def _settings(store: Store, run_id: str, manifest: StageManifest) -> dict[str, str]:
     """``stage.name`` to the value, of every stage of the run; of ingest with what it injected."""
-    found = {}
+    found: dict[str, str] = {}
     for stage in manifest.parents:
         name = "ingest" if stage == "truth" else stage
         parent = read_manifest(store, join(store.root, "runs", run_id, stage, "manifest.json"), manifest.parents[stage])

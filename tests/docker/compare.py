@@ -68,10 +68,13 @@ class Finished:
 
     @property
     def table(self) -> list[str]:
-        """The lines of the result: models, verdict and what was found; without times."""
-        lines = self.said.splitlines()
-        first = next(number for number, line in enumerate(lines) if line.startswith("model "))
-        return lines[first : lines.index("", first)]
+        """The result as lines, one for each figure of the run's ``summary.json``; without times."""
+        path = self.said.splitlines()[-1].removeprefix("summary: ")
+        summary = json.loads(Path(path).read_text())
+        figures = {"verdict": summary["verdict"], **summary["split"]}
+        for model, found in summary["stages"].items():
+            figures |= {f"{model} {name}": value for name, value in found.items()}
+        return [f"{name}: {value}" for name, value in figures.items()]
 
 
 def untaint(home: Path, *arguments: str, **variables: str) -> Finished:

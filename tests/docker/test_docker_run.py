@@ -246,8 +246,10 @@ def test_what_containers_write_belongs_to_who_started_them(both: Both) -> None:
 
 def test_a_stage_that_stops_gives_the_run_its_exit_code(images: Images, tmp_path: Path) -> None:
     registry, tag = images
-    options = ["--attack", "none", "--dataset", f"parquet:{tmp_path}/nowhere"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_text("no Parquet")
+    options = ["--attack", "none", "--dataset", f"parquet:{tmp_path}/data"]
     done = untaint(tmp_path, "run-docker", "--run-id", "bad", "--registry", registry, "--tag", tag, *options)
     assert done.code == 3, done.said
     assert "Stage ingest stopped the run" in done.said
-    assert "run-docker --run-id bad" in done.said
+    assert "run-docker --resume bad" in done.said

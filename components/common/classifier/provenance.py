@@ -1,12 +1,10 @@
-"""Where a classifier comes from: what it was trained on, what was found and measured, and by which versions."""
+"""Where a classifier comes from: what it was trained on, what was found and measured."""
 
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,7 @@ import numpy.typing as npt
 
 from components.common.runs.artifacts import digest_of
 
-__all__ = ["Provenance", "dataset_digest", "dataset_name", "versions"]
-
-_PACKAGES = ("untaint", "torch", "numpy")
+__all__ = ["Provenance", "dataset_digest", "dataset_name"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,14 +75,3 @@ def dataset_name(dataset: str) -> str:
     """A dataset's name as it may be published: of a folder or a prefix its last part alone, without the way to it."""
     kind, colon, place = dataset.partition(":")
     return f"{kind} {place.rstrip('/').rpartition('/')[2]}" if colon else kind
-
-
-def versions() -> dict[str, str]:
-    """Name of a package to its version; images hold this project's code without having it installed."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -17,6 +17,9 @@ scheduler tell bad data from a bad cluster without reading logs.
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 __all__ = [
     "ConfigError",
     "ConflictError",
@@ -26,7 +29,12 @@ __all__ = [
     "ResourceError",
     "StorageError",
     "UntaintError",
+    "defect",
 ]
+
+
+_OWN = ("components", "pipelines", "benchmarks", "tests")
+"""Folders of this project, beside which an installation has those of every library."""
 
 
 class UntaintError(Exception):
@@ -47,6 +55,18 @@ class UntaintError(Exception):
         self.found = found
         self.hint = hint
         super().__init__(f"{subject}: expected {expected}; found {found}. {hint}")
+
+    def lines(self) -> list[str]:
+        """The four lines that a user sees: problem, expected, found, what to do."""
+        return [
+            f"{label + ':':<12}{text}"
+            for label, text in (
+                ("problem", f"{type(self).__name__}: {self.subject}"),
+                ("expected", self.expected),
+                ("found", self.found),
+                ("what to do", self.hint),
+            )
+        ]
 
 
 class ConfigError(UntaintError):
@@ -85,3 +105,20 @@ class GateError(UntaintError):
     """The run is complete, and its result did not pass a gate."""
 
     exit_code = 6
+
+
+def defect(problem: BaseException) -> UntaintError:
+    """An error that nothing explains, in the same four lines: where it was raised, and how to see more."""
+    root = Path(__file__).parents[3]
+    frames = [
+        (path.relative_to(root), frame.lineno)
+        for frame in traceback.extract_tb(problem.__traceback__)
+        if (path := Path(frame.filename)).is_relative_to(root) and path.relative_to(root).parts[0] in _OWN
+    ]
+    at = f"{frames[-1][0]}, line {frames[-1][1]}" if frames else "a library that it calls"
+    return UntaintError(
+        f"a defect of untaint in {at}",
+        expected="no such problem, or one that is explained",
+        found=" ".join(f"{type(problem).__name__}: {problem}".split())[:500],
+        hint="UNTAINT_DEBUG=1 shows the traceback; please report it.",
+    )

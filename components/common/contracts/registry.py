@@ -34,20 +34,20 @@ def registered_names(*packages: str) -> tuple[str, ...]:
 
 
 class Registry(Generic[T]):
-    """A name-to-definition table that fills itself from the modules of its packages.
+    """A name-to-definition table that fills itself from the modules of its package.
 
-    A definition is one file in one of the packages with one decorated object, so adding an attack, a dataset, a
+    A definition is one file in that package with one decorated object, so adding an attack, a dataset, a
     model or a signal changes no other file. Modules are imported at the first look-up, never before: a stage that
     needs one dataset does not pay for torch because an attack does.
 
     Args:
         kind: What the entries are, for messages ("attack").
-        packages: Dotted names of the packages whose modules register themselves; new entries go into the first.
+        package: Dotted name of the package whose modules register themselves.
     """
 
-    def __init__(self, kind: str, *packages: str) -> None:
+    def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
-        self._packages = packages
+        self._package = package
         self._entries: dict[str, T] = {}
         self._origins: dict[str, str] = {}
         self._loaded = False
@@ -88,7 +88,7 @@ class Registry(Generic[T]):
                 f"{self.kind} '{name}'",
                 expected=f"one of {', '.join(self)}",
                 found="no such name",
-                hint=f"Choose a known {self.kind}, or add a file to {self._packages[0].replace('.', '/')}/.",
+                hint=f"Choose a known {self.kind}, or add a file to {self._package.replace('.', '/')}/.",
             ) from None
 
     def __contains__(self, name: object) -> bool:
@@ -108,7 +108,6 @@ class Registry(Generic[T]):
             return
         # Set first: a module that looks the registry up while it is being imported must not recurse.
         self._loaded = True
-        for name in self._packages:
-            for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
-                if not module.name.startswith("_"):
-                    importlib.import_module(f"{name}.{module.name}")
+        for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+            if not module.name.startswith("_"):
+                importlib.import_module(f"{self._package}.{module.name}")

@@ -28,12 +28,13 @@ class Output:
         name: Its name. One that ends in ``_uri`` has a ``_sha256`` beside it: together they are a manifest that later
             stages may have as a parent.
         text: What it is, one sentence.
-        kind: ``text`` for a parameter, else the type of a KFP artifact.
+        kind: ``text`` for a parameter, else the type of a KFP artifact. The content of ``ClassificationMetrics`` is
+            their metadata as JSON.
     """
 
     name: str
     text: str
-    kind: Literal["text", "HTML", "Model"] = "text"
+    kind: Literal["text", "HTML", "Markdown", "ClassificationMetrics", "Model"] = "text"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

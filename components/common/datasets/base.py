@@ -1,12 +1,11 @@
-"""What a dataset is to untaint, where its bytes come from, and how one is loaded by name."""
+"""What a dataset is to untaint, and how a built-in one is loaded by name."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +13,17 @@ from PIL import Image
 
 from components.common.contracts.errors import ConfigError, DataError
 from components.common.contracts.registry import Registry
-from components.common.intake.sources import Folder, LocalFolder
 
 __all__ = [
     "DATASETS",
     "MIN_CLASS_SAMPLES",
-    "Folder",
+    "MIN_SIDE",
     "Int16s",
     "IntRows",
     "LoadRequest",
     "LoadedDataset",
     "Loader",
-    "LocalFiles",
-    "LocalFolder",
     "Pixels",
-    "Source",
     "check_class_sizes",
     "check_classes",
     "load",
@@ -39,43 +34,14 @@ __all__ = [
 MIN_CLASS_SAMPLES = 10
 """Fewest training samples of a class; fewer say nothing about what is usual in it."""
 
+MIN_SIDE = 8
+"""Smallest side of an image in pixels that any model takes."""
+
 _log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
 Int16s = npt.NDArray[np.int16]
 IntRows = npt.NDArray[np.int64]
-
-
-class Source(Protocol):
-    """Where a dataset's files lie: a local folder, or an object store that the caller wraps."""
-
-    def list(self, prefix: str) -> Sequence[str]:
-        """URIs of all files below a folder or key prefix, at any depth, in any order; empty if there are none."""
-        ...
-
-    def open(self, uri: str) -> BinaryIO:
-        """A seekable binary stream of one listed file. Called at most twice per file; the caller closes it."""
-        ...
-
-    def folder(self, location: str) -> Folder:
-        """A folder or key prefix as a drop."""
-        ...
-
-
-class LocalFiles:
-    """Files of a local folder; a URI is the file's path."""
-
-    def list(self, prefix: str) -> list[str]:
-        """Paths of all files below the folder, sorted; empty if there is no such folder."""
-        return sorted(str(path) for path in Path(prefix).expanduser().rglob("*") if path.is_file())
-
-    def open(self, uri: str) -> BinaryIO:
-        """The file, opened for reading."""
-        return Path(uri).open("rb")
-
-    def folder(self, location: str) -> Folder:
-        """The folder as a drop."""
-        return LocalFolder(location)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,20 +53,12 @@ class LoadRequest:
         holdout_limit: Most holdout samples, stratified by class; 0 = all.
         image_size: Side in pixels that every image is resized to; 0 = as delivered.
         seed: Chooses the samples that a limit keeps.
-        source: Where files are read from.
-        keep_encoded: Whether to keep the encoded images in memory beside the pixels.
-        holdout: Of a drop: its holdout, as in ``IngestConfig``.
-        max_rejected_ratio: Of a drop: share of its samples that may be rejected, in [0, 1].
     """
 
-    train_limit: int
-    holdout_limit: int
-    image_size: int
-    seed: int
-    source: Source
-    keep_encoded: bool = False
-    holdout: str = ""
-    max_rejected_ratio: float = 1.0
+    train_limit: int = 0
+    holdout_limit: int = 0
+    image_size: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,35 +112,19 @@ class LoadedDataset:
 Loader = Callable[[str, LoadRequest], LoadedDataset]
 """Loads a dataset from the argument behind the colon of its name ("" without one) and a request."""
 
-DATASETS: Registry[Loader] = Registry("dataset", "components.common.datasets", "components.common.intake")
+DATASETS: Registry[Loader] = Registry("dataset", "components.common.datasets")
 
 
-def load(
-    name: str,
-    *,
-    train_limit: int,
-    holdout_limit: int,
-    image_size: int,
-    seed: int,
-    source: Source | None = None,
-    keep_encoded: bool = False,
-    holdout: str = "",
-    max_rejected_ratio: float = 1.0,
-) -> LoadedDataset:
-    """Loads a dataset by name.
+def load(name: str, *, train_limit: int, holdout_limit: int, image_size: int, seed: int) -> LoadedDataset:
+    """Loads a dataset that has a file in this package, by name; ``intake.load`` knows people's own data too.
 
     Args:
-        name: ``mnist5k``, ``cifar10``, ``parquet:<folder or prefix>`` or ``drop:<folder or prefix>``; the part after
-            the first colon is the loader's argument.
+        name: ``mnist5k`` or ``cifar10``; a part after a colon is the loader's argument.
         train_limit: Most training samples, stratified by class and chosen by the seed; 0 = all.
         holdout_limit: The same for the holdout.
         image_size: Side in pixels that every image is resized to (antialiased bilinear, to a square); 0 = as they
             are.
         seed: Chooses the samples that a limit keeps; the samples stay in the order of the source.
-        source: Where files are read from; local folders by default.
-        keep_encoded: Whether to keep the encoded images in memory too.
-        holdout: Of a drop: its holdout, as in ``IngestConfig``.
-        max_rejected_ratio: Of a drop: share of its samples that may be rejected, in [0, 1].
 
     Returns:
         The dataset, uint8 images [n, c, h, w] and int16 labels [n].
@@ -190,21 +132,10 @@ def load(
     Raises:
         ConfigError: An unknown dataset, or a limit below the number of classes.
         DataError: The files are missing, broken or not of the form that the loader describes.
-        ResourceError: The images do not fit into memory.
     """
     kind, _, argument = name.partition(":")
-    loader = DATASETS[kind]
-    request = LoadRequest(
-        train_limit=train_limit,
-        holdout_limit=holdout_limit,
-        image_size=image_size,
-        seed=seed,
-        source=source if source is not None else LocalFiles(),
-        keep_encoded=keep_encoded,
-        holdout=holdout,
-        max_rejected_ratio=max_rejected_ratio,
-    )
-    dataset = loader(argument, request)
+    request = LoadRequest(train_limit=train_limit, holdout_limit=holdout_limit, image_size=image_size, seed=seed)
+    dataset = DATASETS[kind](argument, request)
     check_classes(dataset.labels[: dataset.n_train], dataset.class_names, name)
     _log.info(
         "dataset %s: %d training and %d holdout images of %s, %d classes",

@@ -10,13 +10,9 @@ from __future__ import annotations
 import re
 import struct
 
-__all__ = ["Kind", "MalformedImageError", "end_of_image", "kind_of", "scans_of", "webp_size"]
+__all__ = ["MalformedImageError", "end_of_image", "scans_of", "webp_size"]
 
-Kind = str
-"""``png``, ``jpeg`` or ``webp``."""
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8\xff"
+_PNG_SIGNATURE = 8
 # Within entropy-coded data, 0xFF is followed by 0x00 (a stuffed byte), a restart marker or more 0xFF (fill). One 0xFF
 # and no "+": over a long row of them that would take the square of its length.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
@@ -27,17 +23,6 @@ _JPEG_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
 
 class MalformedImageError(ValueError):
     """The file ends before its image does, or its structure makes no sense."""
-
-
-def kind_of(data: bytes) -> Kind | None:
-    """The format by content, whatever the file's name says; None for anything but JPEG, PNG and WebP."""
-    if data.startswith(_PNG):
-        return "png"
-    if data.startswith(_JPEG):
-        return "jpeg"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return None
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
@@ -59,17 +44,17 @@ def webp_size(data: bytes) -> tuple[int, int]:
     raise MalformedImageError("a WebP file without an image header")
 
 
-def end_of_image(data: bytes, kind: Kind) -> int:
+def end_of_image(data: bytes, kind: str) -> int:
     """Length of the image proper, in bytes; whatever lies behind it belongs to no image.
 
     Args:
         data: The whole file.
-        kind: Its format, as ``kind_of`` says.
+        kind: Its format, as ``sniff`` says.
 
     Raises:
         MalformedImageError: The file ends first.
     """
-    return {"png": _end_of_png, "jpeg": _end_of_jpeg, "webp": _end_of_webp}[kind](data)
+    return _ENDS[kind](data)
 
 
 def scans_of(data: bytes) -> int:
@@ -81,7 +66,7 @@ def scans_of(data: bytes) -> int:
 
 
 def _end_of_png(data: bytes) -> int:
-    position = len(_PNG)
+    position = _PNG_SIGNATURE
     while position + 12 <= len(data):
         length = int.from_bytes(data[position : position + 4], "big")
         name = data[position + 4 : position + 8]
@@ -95,10 +80,14 @@ def _end_of_jpeg(data: bytes) -> int:
     position = 2
     while position + 2 <= len(data):
         if data[position] != 0xFF:
-            raise MalformedImageError(f"no marker at byte {position}")
+            # Stray bytes before a marker: decoders search for it too, and only warn.
+            position = data.find(b"\xff", position)
+            if position < 0:
+                break
+            continue
         marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
+        if marker in (0x00, 0xFF):
+            position += 1 + (marker == 0x00)
             continue
         position += 2
         if marker == _JPEG_END:
@@ -123,3 +112,57 @@ def _end_of_webp(data: bytes) -> int:
     if size > len(data):
         raise MalformedImageError(f"{len(data)} of {size} bytes")
     return size
+
+
+def _end_of_gif(data: bytes) -> int:
+    if len(data) < 13:
+        raise MalformedImageError("the file ends within its header")
+    position = 13 + _colours(data[10])
+    while position < len(data):
+        block = data[position]
+        if block == 0x3B:
+            return position + 1
+        if block == 0x2C and position + 10 < len(data):
+            position += 11 + _colours(data[position + 9])
+        elif block == 0x21:
+            position += 2
+        else:
+            raise MalformedImageError(f"no block at byte {position}")
+        while position < len(data) and data[position]:
+            position += 1 + data[position]
+        position += 1
+    raise MalformedImageError("the file ends before its trailer")
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the colour table that a GIF header or image announces."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _end_of_bmp(data: bytes) -> int:
+    if len(data) < 26:
+        raise MalformedImageError("the file ends within its header")
+    stated, _, start, header = struct.unpack("<IIII", data[2:18])
+    end = stated
+    if header == 12:
+        width, height, _, bits = struct.unpack("<HHHH", data[18:26])
+        end = start + (width * bits + 31) // 32 * 4 * height
+    elif len(data) >= 38:
+        width, height, _, bits, packing, size = struct.unpack("<iiHHII", data[18:38])
+        # Run lengths and embedded JPEG say how long they are; plain rows follow from their width.
+        end = start + size if packing in (1, 2, 4, 5) else start + (abs(width) * bits + 31) // 32 * 4 * abs(height)
+        if header >= 124 and len(data) >= 134:
+            place, length = struct.unpack("<II", data[126:134])
+            end = max(end, 14 + place + length if length else 0)
+    if end > len(data):
+        raise MalformedImageError(f"{len(data)} of {end} bytes")
+    return int(end)
+
+
+_ENDS = {
+    "png": _end_of_png,
+    "jpeg": _end_of_jpeg,
+    "webp": _end_of_webp,
+    "gif": _end_of_gif,
+    "bmp": _end_of_bmp,
+}

@@ -5,35 +5,32 @@ See ``docs/own-data.md`` for the forms, the caps and what becomes of each kind o
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-
-from components.common.contracts.errors import ConfigError, DataError
-from components.common.datasets.base import DATASETS, LoadedDataset, LoadRequest
-from components.common.intake.catalogue import Rejected, read_catalogue
+from components.common.contracts.errors import DataError
+from components.common.intake.catalogue import Catalogue
+from components.common.intake.census import ClassCount
+from components.common.intake.columns import ColumnNames
+from components.common.intake.forms import read_catalogue
+from components.common.intake.listing import PassedOver, Rejected
 from components.common.intake.pixels import Drafts
-from components.common.intake.rows import Drop, DropOptions, Rows, holdout_share
-from components.common.intake.sources import Folder, printable
+from components.common.intake.result import Drop, DropOptions
+from components.common.intake.rows import Rows, holdout_share
+from components.common.intake.sources import Folder, checked_location, printable
 
 __all__ = [
-    "PREFIX",
     "Drop",
     "DropOptions",
     "Rejected",
     "Survey",
-    "load_drop",
     "read_drop",
     "survey_drop",
 ]
 
-PREFIX = "drop:"
-"""What the name of a dataset begins with that is a drop."""
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,16 +38,22 @@ class Survey:
     """What a drop holds, whether it can be trained on or not.
 
     Attributes:
+        reading: How the drop is read, as a sentence; another one for a holdout drop.
+        classes: What became of each class.
         rows_seen: Rows of the drop, good and bad.
         rejected_rows: How many of them are rejected.
-        rejected: What was left out.
+        rejected: What was rejected.
+        passed: What was passed over.
         drop: The drop; None if it cannot be used.
         problem: Why it cannot be used; None if it can.
     """
 
+    reading: list[str]
+    classes: list[ClassCount]
     rows_seen: int
     rejected_rows: int
     rejected: list[Rejected]
+    passed: PassedOver
     drop: Drop | None
     problem: DataError | None
 
@@ -66,10 +69,14 @@ def read_drop(location: str, options: DropOptions, folder_of: Callable[[str], Fo
 
     Raises:
         ConfigError: An unusable location, holdout or limit.
-        DataError: Too many samples are rejected, no holdout is left, or a class is too small.
+        DataError: Too many samples are rejected, no holdout is left, or a class is too small or empty.
         StorageError: The store cannot serve.
     """
-    rows, drafts = _judged(location, options, folder_of, scratch)
+    rows, drafts, catalogues = _judged(location, options, folder_of, scratch)
+    for catalogue in catalogues:
+        _log.info("%s is read as %s", printable(catalogue.folder.location), printable(catalogue.reading, 2_000))
+    passed = rows.passed.counts.total()
+    _log.info("%d samples, %d rejected; %d files passed over", rows.seen, rows.rejected_rows, passed)
     return rows.settle(drafts)
 
 
@@ -78,10 +85,10 @@ def survey_drop(location: str, options: DropOptions, folder_of: Callable[[str], 
 
     Raises:
         ConfigError: As ``read_drop``.
-        DataError: There is no drop, or its list of labels cannot be read.
+        DataError: There is no drop, its layout has two meanings, or its list of labels cannot be read.
         StorageError: The store cannot serve.
     """
-    rows, drafts = _judged(location, replace(options, max_rejected_ratio=1.0), folder_of, scratch)
+    rows, drafts, catalogues = _judged(location, replace(options, max_rejected_ratio=1.0), folder_of, scratch)
     drop, problem = None, None
     try:
         rows.options = options
@@ -90,75 +97,31 @@ def survey_drop(location: str, options: DropOptions, folder_of: Callable[[str], 
     except DataError as found:
         problem = found
     return Survey(
-        rows_seen=rows.seen, rejected_rows=rows.rejected_rows, rejected=rows.rejected, drop=drop, problem=problem
+        reading=[catalogue.reading for catalogue in catalogues],
+        classes=rows.counts(),
+        rows_seen=rows.seen,
+        rejected_rows=rows.rejected_rows,
+        rejected=rows.rejected,
+        passed=rows.passed,
+        drop=drop,
+        problem=problem,
     )
 
 
 def _judged(
     location: str, options: DropOptions, folder_of: Callable[[str], Folder], scratch: Path
-) -> tuple[Rows, Drafts]:
+) -> tuple[Rows, Drafts, list[Catalogue]]:
     share = holdout_share(options.holdout)
-    catalogues = [read_catalogue(_folder(location, folder_of), scratch)]
+    names = ColumnNames(image=options.image_column, label=options.label_column)
+    folder = folder_of(checked_location(location))
+    catalogues = [read_catalogue(folder, scratch, names, as_declared=options.as_published)]
     if share is None:
-        catalogues.append(read_catalogue(_folder(options.holdout, folder_of), scratch))
+        folder = folder_of(checked_location(options.holdout))
+        catalogues.append(read_catalogue(folder, scratch, names, holdout=True))
     rows = Rows(catalogues, location, options)
     rows.divide(share)
     rows.limit()
     drafts = Drafts(rows.references)
     rows.decode(drafts, scratch)
     rows.judge(drafts)
-    return rows, drafts
-
-
-def _folder(location: str, folder_of: Callable[[str], Folder]) -> Folder:
-    if not location.strip("/ ") or "\x00" in location:
-        raise ConfigError(
-            "dataset 'drop'",
-            expected="drop:<folder or s3 prefix>",
-            found=f"'{printable(location)}'",
-            hint="For example drop:/data/pets or drop:s3://bucket/drops/pets.",
-        )
-    return folder_of(location)
-
-
-@DATASETS.register("drop")
-def load_drop(argument: str, request: LoadRequest) -> LoadedDataset:
-    """Loads a drop of one's own: class folders of images, Parquet shards, or a list of keys and labels.
-
-    Everything is brought into memory; ``read_drop`` does without.
-
-    Args:
-        argument: Folder or ``s3://`` prefix.
-        request: What to load.
-
-    Raises:
-        ConfigError: As ``read_drop``.
-        DataError: As ``read_drop``.
-    """
-    options = DropOptions(
-        holdout=request.holdout,
-        max_rejected_ratio=request.max_rejected_ratio,
-        train_limit=request.train_limit,
-        holdout_limit=request.holdout_limit,
-        image_size=request.image_size,
-        seed=request.seed,
-    )
-    scratch = Path(tempfile.mkdtemp(prefix="untaint-drop-"))
-    try:
-        drop = read_drop(argument, options, request.source.folder, scratch)
-        pixels = scratch / "pixels.npy"
-        drop.write_pixels(pixels)
-        index = pa.concat_tables(drop.index_tables(131_072))
-        return LoadedDataset(
-            name=f"{PREFIX}{argument}",
-            class_names=drop.class_names,
-            images=np.load(pixels),
-            labels=drop.labels,
-            n_train=drop.n_train,
-            uris=index["uri"].to_pylist(),
-            digests=index["digest"].to_pylist(),
-            encoded=None,
-            mirror=True,
-        )
-    finally:
-        shutil.rmtree(scratch)
+    return rows, drafts, catalogues

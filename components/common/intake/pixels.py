@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.datasets.base import Pixels
-from components.common.intake.workers import Findings
+from components.common.intake.workers import LOOK_BYTES, Findings
 
 __all__ = ["Drafts", "write_pixels"]
 
@@ -23,6 +23,7 @@ class Drafts:
     Attributes:
         shapes: int16 [references, 3]: channels, height, width; zeros for an image that was not decoded.
         digests: uint8 [references, 32], sha256 of the encoded images.
+        looks: uint8 [references, 16], digest of the pixels.
 
     Args:
         references: Number of images.
@@ -31,6 +32,7 @@ class Drafts:
     def __init__(self, references: int) -> None:
         self.shapes = np.zeros((references, 3), dtype=np.int16)
         self.digests = np.zeros((references, 32), dtype=np.uint8)
+        self.looks = np.zeros((references, LOOK_BYTES), dtype=np.uint8)
         self._offsets = np.zeros(references, dtype=np.int64)
         self._file_of = np.full(references, -1, dtype=np.int16)
         self._files: list[str] = []
@@ -40,7 +42,7 @@ class Drafts:
         if found.draft and found.draft not in self._files:
             self._files.append(found.draft)
         refs = found.refs + start
-        self.shapes[refs], self.digests[refs] = found.shapes, found.digests
+        self.shapes[refs], self.digests[refs], self.looks[refs] = found.shapes, found.digests, found.looks
         self._offsets[refs] = found.offsets
         self._file_of[refs] = self._files.index(found.draft) if found.draft else -1
 

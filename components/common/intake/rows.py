@@ -5,111 +5,31 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from components.common.contracts.errors import ConfigError, DataError
-from components.common.datasets.base import Int16s, check_class_sizes, check_classes, stratified_rows
-from components.common.intake.catalogue import Catalogue, Rejected
-from components.common.intake.pixels import Drafts, write_pixels
+from components.common.datasets.base import (
+    MIN_SIDE,
+    check_class_sizes,
+    check_classes,
+    stratified_rows,
+)
+from components.common.intake.catalogue import Catalogue
+from components.common.intake.census import Census, ClassCount
+from components.common.intake.listing import PassedOver, Rejected
+from components.common.intake.names import claims_image
+from components.common.intake.pixels import Drafts
+from components.common.intake.result import Drop, DropOptions
 from components.common.intake.sources import printable
 from components.common.intake.workers import decode_all
 
-__all__ = ["Drop", "DropOptions", "Rows", "holdout_share"]
+__all__ = ["Rows", "holdout_share"]
 
 _DEFAULT_HOLDOUT = 0.2
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DropOptions:
-    """How a drop is read; the fields are those of ``IngestConfig``."""
-
-    holdout: str = ""
-    max_rejected_ratio: float = 1.0
-    train_limit: int = 0
-    holdout_limit: int = 0
-    image_size: int = 0
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Drop:
-    """A drop that was read; its pixels lie in draft files until ``write_pixels`` puts them in order.
-
-    Attributes:
-        form: ``folders``, ``list`` or ``shards``.
-        class_names: Name of class k at position k.
-        shape: Channels, height and width of every image.
-        n_train: How many of the first rows are training samples.
-        labels: int16 [n], training rows first.
-        rejected: What was left out.
-        rejected_rows: Rows that this concerns, of ``rows_seen``.
-        rows_seen: Rows of the drop after limits, good and bad.
-    """
-
-    form: str
-    class_names: tuple[str, ...]
-    shape: tuple[int, int, int]
-    n_train: int
-    labels: Int16s
-    rejected: list[Rejected]
-    rejected_rows: int
-    rows_seen: int
-    _catalogues: list[Catalogue]
-    _refs: npt.NDArray[np.int32]
-    _drafts: Drafts
-
-    @property
-    def location(self) -> str:
-        """The drop's absolute path or ``s3://`` prefix, without a slash at its end."""
-        return self._catalogues[0].folder.location
-
-    @property
-    def reasons(self) -> dict[str, int]:
-        """How many entries of ``rejected`` have which reason, most frequent first."""
-        return dict(Counter(entry.reason for entry in self.rejected).most_common())
-
-    def index_tables(self, rows: int) -> Iterator[pa.Table]:
-        """The sample index in parts of at most ``rows`` rows: the columns of ``contracts.tables.SAMPLE_INDEX``."""
-        for start in range(0, len(self._refs), rows):
-            refs = self._refs[start : start + rows]
-            count = len(refs)
-            holdout = np.arange(start, start + count) >= self.n_train
-            digests = self._drafts.digests[refs].tobytes().hex()
-            yield pa.table(
-                {
-                    "sample_id": pa.array(np.arange(start, start + count, dtype=np.int64)),
-                    "uri": self._uris(refs),
-                    "digest": pa.array([digests[i : i + 64] for i in range(0, 64 * count, 64)], pa.string()),
-                    "given_label": pa.array(self.labels[start : start + count]),
-                    "subset": pa.array(np.array(["train", "holdout"])[holdout.astype(int)].tolist(), pa.string()),
-                }
-            )
-
-    def write_pixels(self, path: Path) -> npt.NDArray[np.int64]:
-        """Writes the pixels, uint8 [n, c, h, w], as a ``.npy`` file.
-
-        Returns:
-            int64 [c, 256], how often each value occurs in each channel of the training rows.
-        """
-        return write_pixels(path, self._drafts, self._refs, self.shape, self.n_train)
-
-    def _uris(self, refs: npt.NDArray[np.int32]) -> pa.Array:
-        first = self._catalogues[0]
-        parts = []
-        # Training rows stand first, so rows of the second catalogue follow those of the first.
-        for catalogue, mine in (
-            (first, refs[refs < first.references]),
-            *((other, refs[refs >= first.references] - first.references) for other in self._catalogues[1:]),
-        ):
-            keys = catalogue.key_array(mine)
-            parts.append(pc.binary_join_element_wise(f"{catalogue.folder.location}/", keys, ""))
-        return pa.concat_arrays(parts)
 
 
 def holdout_share(holdout: str) -> float | None:
@@ -138,6 +58,7 @@ class Rows:
         options: How the drop is read.
         rejected: What is left out so far.
         rejected_rows: How many rows that are.
+        passed: What is passed over so far.
         references: Number of images that rows can refer to.
         seen: Rows after limits, good and bad.
 
@@ -157,6 +78,11 @@ class Rows:
         self._holdout = np.zeros(len(self._refs), dtype=bool)
         self.rejected = [entry for catalogue in catalogues for entry in catalogue.rejected]
         self.rejected_rows = sum(catalogue.rejected_rows for catalogue in catalogues)
+        self.passed = PassedOver()
+        for catalogue in catalogues:
+            self.passed.counts.update(catalogue.passed.counts)
+            self.passed.named += catalogue.passed.named
+        self._census = Census(catalogues, self._names)
         self.seen = 0
         self.references = sum(catalogue.references for catalogue in catalogues)
         for other in others:
@@ -176,9 +102,11 @@ class Rows:
 
     def divide(self, share: float | None) -> None:
         """Chooses the holdout: a second drop, a share, what the drop itself says, or else a fifth."""
-        if share is None:
-            return
         given = self._catalogues[0].holdout
+        if share is None:
+            if given is not None and given.any():
+                self._pass_own_holdout(np.flatnonzero(given))
+            return
         if share == 0.0 and given is not None and given.any():
             self._holdout = given.astype(bool)
             return
@@ -198,6 +126,16 @@ class Rows:
             chosen = order[mine] <= ranked[min(wanted, len(mine)) - 1]
             self._holdout[mine] = chosen if not chosen.all() else order[mine] < ranked[-1]
 
+    def _pass_own_holdout(self, rows: npt.NDArray[np.int64]) -> None:
+        """Neither trained on nor measured with: another holdout was asked for."""
+        first = self._catalogues[0]
+        keys = first.key_array(self._refs[rows])
+        self.passed.add_all(keys, "own_holdout", "held out by the drop itself; --holdout names another holdout")
+        self._census.pass_over(self._labels[rows])
+        kept = np.ones(len(self._refs), dtype=bool)
+        kept[rows] = False
+        self._take(np.flatnonzero(kept))
+
     def limit(self) -> None:
         """Applies the limits, so that only chosen images are read."""
         kept = []
@@ -215,20 +153,34 @@ class Rows:
         """Reads the chosen images, and ends early once too many of them are bad."""
         self.check_ratio()
         weight = np.bincount(self._refs, minlength=self.references)
+        label_of = np.zeros(self.references, dtype=np.int32)
+        label_of[self._refs] = self._labels
+        no_image = np.zeros(self.references, dtype=bool)
         start = 0
         for catalogue in self._catalogues:
             stop = start + catalogue.references
             refs = (np.flatnonzero(weight[start:stop])).astype(np.int32)
             for found in decode_all(catalogue, refs, scratch, self.options.image_size):
                 drafts.add(found, start)
+                self._census.see(label_of[start + found.refs], found.coarse)
                 bad = found.refs[list(found.problems)]
                 keys = catalogue.key_array(bad).to_pylist()
                 rows = weight[start + bad].tolist()
-                for key, count, (reason, detail) in zip(keys, rows, found.problems.values(), strict=True):
-                    self._reject(key, reason, detail, count)
+                for ref, key, count, (reason, detail) in zip(
+                    bad.tolist(), keys, rows, found.problems.values(), strict=True
+                ):
+                    if reason == "format" and catalogue.form == "folders" and not claims_image(key):
+                        self.passed.add(key, "other", detail)
+                        self.seen -= count
+                        no_image[start + ref] = True
+                    else:
+                        self._reject(key, reason, detail, count)
                 self.check_ratio()
             start = stop
-        self._take(np.flatnonzero(drafts.shapes[self._refs, 0] > 0))
+        lost = drafts.shapes[self._refs, 0] == 0
+        self._census.pass_over(self._labels[lost & no_image[self._refs]])
+        self._census.lose(self._labels[lost & ~no_image[self._refs]])
+        self._take(np.flatnonzero(~lost))
 
     def judge(self, drafts: Drafts) -> None:
         """What only shows when all images are known: sizes, contradicting labels, holdout images in training."""
@@ -236,8 +188,8 @@ class Rows:
         if not len(self._refs):
             return
         used, position = np.unique(self._refs, return_inverse=True)
-        digests = np.ascontiguousarray(drafts.digests[used]).view("V32").reshape(-1)
-        image_of = np.unique(digests, return_inverse=True)[1][position]
+        # By pixels, for a file can be written again without changing what it shows.
+        image_of = np.unique(_void(drafts.looks[used]), return_inverse=True)[1][position]
         images = int(image_of.max()) + 1
         lowest, highest = np.full(images, 2**31 - 1, np.int32), np.full(images, -1, np.int32)
         np.minimum.at(lowest, image_of, self._labels)
@@ -246,14 +198,21 @@ class Rows:
         in_training = np.zeros(images, dtype=bool)
         in_training[image_of[~self._holdout]] = True
         copied = in_training[image_of] & self._holdout & ~contradicts
+        if self.options.as_published:
+            copied[:] = False
         for row, key, count in self._mentions(np.flatnonzero(contradicts)):
             names = f"{self._names[lowest[image_of[row]]]} and {self._names[highest[image_of[row]]]}"
             self._reject(key, "label_conflict", f"labelled {self._names[self._labels[row]]}; seen: {names}", count)
         for _, key, _ in self._mentions(np.flatnonzero(copied)):
             # Not held against the drop: training is none the worse for it.
             self._reject(key, "in_training", "the training copy stays", 0)
+        self._census.lose(self._labels[contradicts | copied])
         self._take(np.flatnonzero(~contradicts & ~copied))
         self.check_ratio()
+
+    def counts(self) -> list[ClassCount]:
+        """What became of each class so far."""
+        return self._census.counts(self._labels, self._holdout)
 
     def settle(self, drafts: Drafts) -> Drop:
         """The drop as training sees it.
@@ -263,9 +222,22 @@ class Rows:
         """
         subject = f"drop {self._location}"
         n_train = int((~self._holdout).sum())
-        check_classes(self._labels[:n_train], self._names, subject)
+        shapes = drafts.shapes[self._refs]
+        if len(shapes) and min(shapes[0, 1:].tolist()) < MIN_SIDE:
+            raise DataError(
+                f"{subject}, images",
+                expected=f"a side of at least {MIN_SIDE} pixels, which every model needs",
+                found=f"{shapes[0, 2]}x{shapes[0, 1]}",
+                hint="Set --image-size 32 to enlarge them.",
+            )
+        counts = self.counts()
+        self._census.check(counts, subject)
+        names = [printable(name, 60) for name in self._names]
+        check_classes(self._labels[:n_train], names, subject)
         hint = "Add samples, or leave the class out. A sample more goes to the holdout."
-        check_class_sizes(self._labels[:n_train], self._names, subject, hint)
+        check_class_sizes(self._labels[:n_train], names, subject, hint)
+        hint = "Copies teach nothing new: add images, or leave the class out."
+        check_class_sizes(self._different(drafts, n_train), names, f"{subject}, images that differ", hint)
         if n_train == len(self._labels):
             raise DataError(
                 f"{subject}, holdout",
@@ -273,20 +245,31 @@ class Rows:
                 found="none" + (": all are copies of training samples" if "in_training" in self._reasons() else ""),
                 hint="Name a holdout drop or a share with holdout.",
             )
-        shapes = drafts.shapes[self._refs]
         return Drop(
             form=self._catalogues[0].form,
+            reading=[catalogue.reading for catalogue in self._catalogues],
             class_names=tuple(self._names),
             shape=(int(shapes[:, 0].max()), int(shapes[0, 1]), int(shapes[0, 2])),
             n_train=n_train,
             labels=self._labels.astype(np.int16),
+            classes=counts,
             rejected=self.rejected,
             rejected_rows=self.rejected_rows,
+            passed=self.passed,
             rows_seen=self.seen,
             _catalogues=self._catalogues,
             _refs=self._refs,
             _drafts=drafts,
         )
+
+    def _different(self, drafts: Drafts, n_train: int) -> npt.NDArray[np.int64]:
+        """The labels of training images that differ in their pixels, each image once."""
+        used, position = np.unique(self._refs[:n_train], return_inverse=True)
+        images = np.unique(_void(drafts.looks[used]), return_inverse=True)[1]
+        # After contradictions are gone, an image has one label.
+        label_of = np.zeros(int(images.max()) + 1, dtype=np.int64)
+        label_of[images[position]] = self._labels[:n_train]
+        return label_of
 
     def _same_size(self, drafts: Drafts) -> None:
         sides = drafts.shapes[self._refs, 1:].astype(np.int64)
@@ -297,8 +280,9 @@ class Rows:
         usual = int(sizes[np.argmax(counts)])
         wanted = f"{usual % 65_536}x{usual // 65_536}"
         for row, key, count in self._mentions(np.flatnonzero(code != usual)):
-            detail = f"{sides[row, 1]}x{sides[row, 0]} instead of {wanted}; image_size makes all images one size"
+            detail = f"{sides[row, 1]}x{sides[row, 0]} instead of {wanted}; --image-size makes all images one size"
             self._reject(key, "other_size", detail, count)
+        self._census.lose(self._labels[code != usual])
         self._take(np.flatnonzero(code == usual))
         self.check_ratio()
 
@@ -346,3 +330,8 @@ class Rows:
             f"{example.detail}",
             hint="`untaint ingest --only-check --drop …` lists them all.",
         )
+
+
+def _void(digests: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+    """Digests, uint8 [n, bytes], as values that can be compared whole."""
+    return np.ascontiguousarray(digests).view(f"V{digests.shape[1]}").reshape(-1)

@@ -50,7 +50,12 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Pixels:
             hint="Check the path and who may read it.",
         ) from None
     channels, height, width = shape
-    pixels = decode(data, height if height == width else 0, subject, strict=True).pixels
+    try:
+        pixels = decode(data, height if height == width else 0)
+    except ImageProblem as problem:
+        raise ImageProblem(
+            problem.reason, subject, expected=problem.expected, found=problem.found, hint=problem.hint
+        ) from None
     if pixels.shape[1:] != (height, width):
         raise ImageProblem(
             "other_size",

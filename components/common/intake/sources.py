@@ -1,22 +1,22 @@
-"""Where a drop lies: a folder whose files have relative keys, sizes and bytes; and which keys are safe to follow."""
+"""Where a drop is: a folder whose files have relative keys, sizes and bytes."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from components.common.contracts.errors import DataError
+from components.common.contracts.errors import ConfigError, DataError
 
-__all__ = ["LINK", "MAX_KEY_BYTES", "Folder", "LocalFolder", "printable", "unsafe"]
+__all__ = ["LINK", "Folder", "LocalFolder", "checked_location", "printable"]
 
 LINK = -1
 """Size of an entry that is a symbolic link, which could lead out of the folder."""
 
-MAX_KEY_BYTES = 1024
-"""Longest key, as in S3."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 class Folder(Protocol):
@@ -28,7 +28,10 @@ class Folder(Protocol):
         ...
 
     def entries(self) -> Iterator[tuple[str, int]]:
-        """Relative key and size in bytes of each file, ``LINK`` for a link, at any depth, in any order."""
+        """Relative key and size in bytes of each file, at any depth, in any order.
+
+        ``LINK`` is the size of a link. An empty folder, and a link to a folder, has a key with a slash at its end.
+        """
         ...
 
     def read(self, key: str, size: int) -> bytes | None:
@@ -63,7 +66,13 @@ class LocalFolder:
         """
         for base, folders, names in os.walk(self._root, onerror=_unreadable):
             folders.sort()
-            for name in sorted(names + [folder for folder in folders if os.path.islink(os.path.join(base, folder))]):
+            below = Path(base).relative_to(self._root)
+            if not folders and not names and base != str(self._root):
+                yield f"{below.as_posix()}/", 0
+            for name in folders:
+                if os.path.islink(os.path.join(base, name)):
+                    yield f"{(below / name).as_posix()}/", LINK
+            for name in sorted(names):
                 path = Path(base, name)
                 try:
                     seen = path.lstat()
@@ -97,25 +106,26 @@ def _unreadable(problem: OSError) -> None:
     ) from problem
 
 
-def unsafe(key: str) -> str | None:
-    """Why a key must not be followed, or None.
+def checked_location(location: str) -> str:
+    """The address of a drop as it came, if it can be one.
 
-    Args:
-        key: A key relative to the drop, as listed or as a list of labels names it.
+    Raises:
+        ConfigError: Empty, or an address of another kind than a folder's path or ``s3://``.
     """
-    if not key:
-        return "empty"
-    if not key.isprintable():
-        return "control characters, or text that is not UTF-8"
-    if len(key.encode()) > MAX_KEY_BYTES:
-        return f"longer than {MAX_KEY_BYTES} bytes"
-    if key.startswith("/") or "://" in key or (len(key) > 1 and key[1] == ":"):
-        return "an absolute address; keys are relative to the drop"
-    if "\\" in key:
-        return "a backslash"
-    if not {"", ".", ".."}.isdisjoint(key.split("/")):
-        return "a component that is empty, '.' or '..'"
-    return None
+    scheme = _SCHEME.match(location)
+    if not location.strip("/ ") or "\x00" in location:
+        found, hint = f"'{printable(location)}'", "For example drop:/data/pets or drop:s3://bucket/drops/pets."
+    elif scheme and scheme[1].lower() in ("s3a", "s3n", "s3"):
+        if scheme[0] == "s3://":
+            return location
+        found, hint = scheme[0], f"Write s3://{printable(location[scheme.end() :], 80)} instead."
+    elif scheme:
+        found, hint = scheme[0], "Copy the files into a folder of this machine, or into a bucket."
+    else:
+        return location
+    raise ConfigError(
+        "address of a drop", expected="a folder of this machine or s3://bucket/prefix", found=found, hint=hint
+    )
 
 
 def printable(text: str, limit: int = 300) -> str:

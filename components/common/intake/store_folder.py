@@ -1,47 +1,22 @@
-"""Objects of a store as a dataset's files and as a drop; both travel to worker processes."""
+"""The objects below a prefix of a store as a drop; it travels to worker processes."""
 
 from __future__ import annotations
 
-import io
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from components.common.contracts.errors import ContractError, StorageError
-from components.common.datasets.base import Folder, LocalFolder
+from components.common.intake.sources import Folder, LocalFolder
 from components.common.storage.addresses import parse_uri
 from components.common.storage.store import Store
 
-__all__ = ["StoreFiles", "StoreFolder", "folders"]
+__all__ = ["StoreFolder", "folders"]
 
 
 def folders(store: Store) -> Callable[[str], Folder]:
     """Makes the folder of a location: of this store for ``s3://``, else of this machine."""
     return lambda location: StoreFolder(store, location) if location.startswith("s3://") else LocalFolder(location)
-
-
-class StoreFiles:
-    """Files of an object store as a dataset source.
-
-    Args:
-        store: The store.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def list(self, prefix: str) -> Sequence[str]:
-        """As ``datasets.base.Source.list``."""
-        return [info.uri for info in self._store.list(prefix)]
-
-    def open(self, uri: str) -> BinaryIO:
-        """As ``datasets.base.Source.open``."""
-        return io.BytesIO(self._store.get(uri))
-
-    def folder(self, location: str) -> Folder:
-        """A key prefix as a drop, or a folder of this machine."""
-        return folders(self._store)(location)
 
 
 class StoreFolder:
@@ -71,8 +46,8 @@ class StoreFolder:
         start = f"{self._location}/"
         for info in self._store.list(start):
             key = info.uri[len(start) :]
-            # Consoles make such objects to show a folder.
-            if key and not (key.endswith("/") and info.size_bytes == 0):
+            # Consoles make objects that end in a slash, and are empty, to show a folder.
+            if key:
                 yield key, info.size_bytes
 
     def read(self, key: str, size: int) -> bytes | None:

@@ -7,6 +7,7 @@ than a few images. A process that a hostile image brings down costs that image a
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import multiprocessing
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,25 @@ import numpy as np
 import numpy.typing as npt
 
 from components.common.contracts import errors
-from components.common.datasets.base import LocalFiles
-from components.common.intake import parquet_files as files
+from components.common.datasets.base import Pixels
 from components.common.intake.apart import carried, prepare, unpacked
 from components.common.intake.catalogue import Catalogue
-from components.common.intake.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, ImageProblem, decode
+from components.common.intake.columns import ColumnNames
+from components.common.intake.images import MAX_IMAGE_BYTES, ImageProblem, check_content, decode
+from components.common.intake.shards import shard_images
 from components.common.intake.sources import Folder, printable
 
-__all__ = ["MAX_KEPT_PIXELS", "Chunk", "Findings", "decode_all"]
+__all__ = ["COARSE", "LOOK_BYTES", "Chunk", "Findings", "decode_all"]
 
-MAX_KEPT_PIXELS = 1024 * 1024
-"""Most pixels of an image that keeps its size."""
+COARSE = 8
+"""Side of the coarse image by which images are compared."""
+
+LOOK_BYTES = 16
+"""Length of a digest of pixels."""
 
 _CHUNK_IMAGES = 256
 _CHUNK_BYTES = 16 * 2**20
+_TOO_LONG = f"{{}} bytes, at most {MAX_IMAGE_BYTES} are read. Store a smaller image."
 _SHARD_CHUNK = 4_096
 _FETCHERS = 4
 _WINDOW = 3
@@ -84,6 +90,8 @@ class Findings:
         offsets: int64, where each image's pixels start in it.
         shapes: int16 [n, 3]: channels, height, width; zeros for a rejected image.
         digests: uint8 [n, 32], sha256 of the encoded images.
+        looks: uint8 [n, 16], digest of the pixels: equal for images that look the same, whatever their files are.
+        coarse: uint8 [n, 64], the images in 8 x 8 grey levels.
         problems: Position in ``refs`` to reason and detail.
     """
 
@@ -92,6 +100,8 @@ class Findings:
     offsets: npt.NDArray[np.int64]
     shapes: npt.NDArray[np.int16]
     digests: npt.NDArray[np.uint8]
+    looks: npt.NDArray[np.uint8]
+    coarse: npt.NDArray[np.uint8]
     problems: dict[int, tuple[str, str]]
 
 
@@ -112,7 +122,7 @@ def decode_all(
     """
     # A process takes half a second to start, which few images are not worth.
     wanted = processes or min(4, _cores(), -(-len(refs) // _CHUNK_IMAGES))
-    pool = _Pool(catalogue.folder, drafts, side, max(1, wanted))
+    pool = _Pool(catalogue, drafts, side, max(1, wanted))
     try:
         yield from pool.run(_chunks(catalogue, refs))
     finally:
@@ -148,8 +158,8 @@ def _chunks(catalogue: Catalogue, refs: npt.NDArray[np.int32]) -> Iterator[Chunk
 class _Pool:
     """Worker processes that are replaced when one dies."""
 
-    def __init__(self, folder: Folder, drafts: Path, side: int, processes: int) -> None:
-        self._settings = (folder, str(drafts), side, os.getpid())
+    def __init__(self, catalogue: Catalogue, drafts: Path, side: int, processes: int) -> None:
+        self._settings = (catalogue.folder, catalogue.names, str(drafts), side, os.getpid())
         self._processes = processes
         self._crashes = 0
         self._executor = self._start()
@@ -217,6 +227,8 @@ def _nothing(chunk: Chunk, problems: dict[int, tuple[str, str]]) -> Findings:
         offsets=np.zeros(count, np.int64),
         shapes=np.zeros((count, 3), np.int16),
         digests=np.zeros((count, 32), np.uint8),
+        looks=np.zeros((count, LOOK_BYTES), np.uint8),
+        coarse=np.zeros((count, COARSE * COARSE), np.uint8),
         problems=problems,
     )
 
@@ -226,10 +238,11 @@ def _nothing(chunk: Chunk, problems: dict[int, tuple[str, str]]) -> Findings:
 _state: dict[str, Any] = {}
 
 
-def _prepare(folder: Folder, drafts: str, side: int, parent: int) -> None:
+def _prepare(folder: Folder, names: ColumnNames, drafts: str, side: int, parent: int) -> None:
     prepare(parent)
     draft = Path(drafts, f"{os.getpid()}.draft")
-    _state.update(folder=folder, drafts=Path(drafts), side=side, draft=draft, fetchers=ThreadPoolExecutor(_FETCHERS))
+    fetchers = ThreadPoolExecutor(_FETCHERS)
+    _state.update(folder=folder, names=names, drafts=Path(drafts), side=side, draft=draft, fetchers=fetchers)
 
 
 def _work(chunk: Chunk) -> Findings | dict[str, str]:
@@ -243,7 +256,6 @@ def _work(chunk: Chunk) -> Findings | dict[str, str]:
 def _decoded(chunk: Chunk, images: Iterator[bytes | tuple[str, str]]) -> Findings:
     found = _nothing(chunk, {})
     done = 0
-    limit = MAX_IMAGE_PIXELS if _state["side"] else MAX_KEPT_PIXELS
     with _state["draft"].open("ab") as draft, contextlib.suppress(_ShardEndedError):
         for position, image in enumerate(images):
             done = position + 1
@@ -252,23 +264,47 @@ def _decoded(chunk: Chunk, images: Iterator[bytes | tuple[str, str]]) -> Finding
                 continue
             found.digests[position] = np.frombuffer(hashlib.sha256(image).digest(), np.uint8)
             try:
-                pixels = decode(image, _state["side"], "image", strict=True, max_pixels=limit).pixels
+                pixels = decode(image, _state["side"])
+                check_content(pixels, image)
             except ImageProblem as problem:
-                found.problems[position] = (problem.reason, printable(problem.found))
+                found.problems[position] = (problem.reason, printable(problem.detail))
                 continue
+            found.looks[position], found.coarse[position] = _look(pixels), _coarse(pixels)
             found.offsets[position] = draft.tell()
             found.shapes[position] = pixels.shape
             draft.write(np.ascontiguousarray(pixels))
     for position in range(done, len(chunk.refs)):
         found.problems[position] = ("bad_shard", "the file ends or is damaged at or before this row")
-    return Findings(
-        refs=found.refs,
-        draft=str(_state["draft"]),
-        offsets=found.offsets,
-        shapes=found.shapes,
-        digests=found.digests,
-        problems=found.problems,
-    )
+    return replace(found, draft=str(_state["draft"]))
+
+
+def _look(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """A digest of pixels; a grey image has that of the same in RGB."""
+    grey = len(pixels) == 1 or (np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]))
+    seen = pixels[:1] if grey else pixels
+    digest = hashlib.blake2b(repr(seen.shape).encode(), digest_size=LOOK_BYTES)
+    digest.update(np.ascontiguousarray(seen).data)
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _coarse(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    """Mean grey levels of 8 x 8 parts of an image; zeros for one that has fewer pixels."""
+    channels, height, width = pixels.shape
+    if min(height, width) < COARSE:
+        return np.zeros(COARSE * COARSE, np.uint8)
+    rows, columns, areas = _parts(height, width)
+    sums = np.add.reduceat(pixels, rows, axis=1, dtype=np.uint32)
+    sums = np.add.reduceat(sums.sum(axis=0), columns, axis=1)
+    levels: npt.NDArray[np.uint8] = (sums // (areas * np.uint32(channels))).astype(np.uint8).reshape(-1)
+    return levels
+
+
+# Without image_size a drop may have any number of sizes.
+@functools.lru_cache(maxsize=64)
+def _parts(height: int, width: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.uint32]]:
+    """Where 8 x 8 parts of an image begin, and how many pixels each has."""
+    rows, columns = (np.linspace(0, side, COARSE + 1).astype(np.intp) for side in (height, width))
+    return rows[:-1], columns[:-1], np.outer(np.diff(rows), np.diff(columns)).astype(np.uint32)
 
 
 def _file_images(keys: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | tuple[str, str]]:
@@ -276,7 +312,7 @@ def _file_images(keys: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | 
 
     def read(key: str, size: int) -> bytes | tuple[str, str]:
         if size > MAX_IMAGE_BYTES:
-            return "too_many_bytes", f"{size} bytes, {MAX_IMAGE_BYTES} are read"
+            return "too_many_bytes", _TOO_LONG.format(size)
         if size == 0:
             return "empty", "0 bytes"
         data = folder.read(key, size)
@@ -292,16 +328,11 @@ class _ShardEndedError(Exception):
 def _shard_images(chunk: Chunk) -> Iterator[bytes | tuple[str, str]]:
     path = _shard_file(_state["folder"], chunk.key)
     try:
-        for first, images in files.image_batches(LocalFiles(), str(path), int(chunk.rows[0]), int(chunk.rows[-1]) + 1):
-            low, high = np.searchsorted(chunk.rows, [first, first + len(images)])
-            for row in chunk.rows[low:high] - first:
-                image = images[int(row)]
-                if not image.is_valid:
-                    yield "missing", "null in image.bytes; paths to other files are not followed"
-                elif image.as_buffer().size > MAX_IMAGE_BYTES:
-                    yield "too_many_bytes", f"{image.as_buffer().size} bytes, {MAX_IMAGE_BYTES} are read"
-                else:
-                    yield image.as_py()
+        for image in shard_images(path, chunk.key, _state["names"], chunk.rows):
+            if image is None:
+                yield "missing", "no image in this row; paths to other files are not followed"
+            else:
+                yield ("too_many_bytes", _TOO_LONG.format(image)) if isinstance(image, int) else image
     except errors.DataError as problem:
         raise _ShardEndedError from problem
 

@@ -26,6 +26,7 @@ from components.common.contracts.errors import ConfigError, ResourceError, Untai
 from components.common.learning.checkpoint import from_bytes, to_bytes
 from components.common.learning.config import TrainRecipe
 from components.common.learning.distributed import current_group
+from components.common.learning.history import History
 from components.common.learning.precision import autocast_for, compiled, pick_precision
 from components.common.learning.seeding import stream
 from components.common.learning.watch import Watch
@@ -96,6 +97,7 @@ class Trainer:
         watch: Progress and state of the stage around it; only that of rank 0 is asked for state.
         schedule: Share of the peak learning rate for (step, total steps).
         kept: Tensors of the caller's that belong to the resumable state; refilled when a state is restored.
+        history: Loss and accuracy by epoch, belongs to the resumable state; None keeps none.
         compile_backend: Of torch.compile, where the recipe asks for it.
     """
 
@@ -105,6 +107,7 @@ class Trainer:
     watch: Watch
     schedule: Schedule = one_cycle
     kept: dict[str, Tensor] = field(default_factory=dict)
+    history: History | None = None
     compile_backend: str = "inductor"
 
     def __post_init__(self) -> None:
@@ -173,6 +176,8 @@ class Trainer:
                 group["lr"] = rate
             figures = self._take_step(batch_at(self.step), loss_at)
             self.step += 1
+            if self.history is not None:
+                self.history.note(self.step, figures, self.ema.module, measure=self.group.leads)
             if after_step is not None:
                 after_step(self.step)
                 self.model.train()
@@ -323,6 +328,7 @@ class Trainer:
                 "ema": self.ema.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "kept": self.kept,
+                "history": self.history.state() if self.history is not None else {},
             }
         )
 
@@ -336,5 +342,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         # They are the caller's, and his are on the CPU.
         self.kept.update({name: tensor.cpu() for name, tensor in state["kept"].items()})
+        if self.history is not None:
+            self.history.restore(state["history"])
         self.step = int(state["step"])
         self.parts = int(state["parts"])

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from components.common.models.base import MODELS, ModelSpec, require_size
+from components.common.models.base import MODELS, ModelSpec, takes
 
 __all__ = ["convnet", "convnet_tiny"]
 
@@ -21,8 +21,8 @@ def _block(inputs: int, outputs: int, *, pool: bool) -> list[nn.Module]:
 
 
 def _plain(widths: tuple[tuple[int, bool], ...], summary: str) -> Callable[[ModelSpec], nn.Module]:
+    @takes(least=8)
     def build(spec: ModelSpec) -> nn.Module:
-        require_size("convnet", spec, least=8)
         layers: list[nn.Module] = []
         inputs = spec.channels
         for outputs, pool in widths:
@@ -30,7 +30,7 @@ def _plain(widths: tuple[tuple[int, bool], ...], summary: str) -> Callable[[Mode
             inputs = outputs
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, spec.num_classes))
 
-    # What `untaint list models` shows.
+    # What `untaint list architectures` shows.
     build.__doc__ = summary
     return build
 

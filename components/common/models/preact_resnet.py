@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
-from components.common.models.base import MODELS, ModelSpec, require_size
+from components.common.models.base import MODELS, ModelSpec, takes
 from components.common.models.wide_resnet import WideBlock
 
 __all__ = ["preact_resnet18"]
 
 
 @MODELS.register("preact_resnet18")
+@takes(least=16)
 def preact_resnet18(spec: ModelSpec) -> nn.Module:
-    """PreAct-ResNet-18 with a 3x3 stem and no pooling before the blocks, as is usual for images of about 32 pixels.
-
-    Raises:
-        ConfigError: Images of less than 16 pixels.
-    """
-    require_size("preact_resnet18", spec, least=16)
+    """PreAct-ResNet-18 with a 3x3 stem and no pooling before the blocks, as is usual for images of about 32 pixels."""
     layers: list[nn.Module] = [nn.Conv2d(spec.channels, 64, 3, padding=1, bias=False)]
     inputs = 64
     for group, outputs in enumerate((64, 128, 256, 512)):

@@ -10,43 +10,35 @@ from typing import Any
 
 from torch import nn
 
-from components.common.models.base import MODELS, ModelSpec, require_size
+from components.common.models.base import MODELS, ModelSpec, takes
 
 __all__ = ["resnet18", "resnet50", "vit_b_16"]
 
 _PATCH = 16
+# A ResNet's stem and blocks divide the side by 32: less than two by two positions are left of smaller images.
+_LEAST = 64
 
 
 @MODELS.register("resnet18")
+@takes(least=_LEAST)
 def resnet18(spec: ModelSpec) -> nn.Module:
-    """ResNet-18 as in torchvision (He, Zhang, Ren and Sun 2016), for images of 64 pixels and more, usually 224.
-
-    Raises:
-        ConfigError: Smaller images.
-    """
+    """ResNet-18 as in torchvision (He, Zhang, Ren and Sun 2016), for images of 64 pixels and more, usually 224."""
     return _resnet("resnet18", spec)
 
 
 @MODELS.register("resnet50")
+@takes(least=_LEAST)
 def resnet50(spec: ModelSpec) -> nn.Module:
-    """ResNet-50 as in torchvision (He, Zhang, Ren and Sun 2016), for images of 64 pixels and more, usually 224.
-
-    Raises:
-        ConfigError: Smaller images.
-    """
+    """ResNet-50 as in torchvision (He, Zhang, Ren and Sun 2016), for images of 64 pixels and more, usually 224."""
     return _resnet("resnet50", spec)
 
 
 @MODELS.register("vit_b_16")
+@takes(least=2 * _PATCH, multiple=_PATCH)
 def vit_b_16(spec: ModelSpec) -> nn.Module:
-    """ViT-B/16 as in torchvision (Dosovitskiy and others 2021), for sides that are a multiple of 16, usually 224.
-
-    Raises:
-        ConfigError: Another size, or less than 32 pixels.
-    """
+    """ViT-B/16 as in torchvision (Dosovitskiy and others 2021), for sides that are a multiple of 16, usually 224."""
     from torchvision import models
 
-    require_size("vit_b_16", spec, least=2 * _PATCH, multiple=_PATCH)
     model: Any = models.vit_b_16(weights=None, image_size=spec.image_size, num_classes=spec.num_classes)
     if spec.channels != 3:
         stem = nn.Conv2d(spec.channels, model.hidden_dim, _PATCH, _PATCH)
@@ -61,8 +53,6 @@ def vit_b_16(spec: ModelSpec) -> nn.Module:
 def _resnet(name: str, spec: ModelSpec) -> nn.Module:
     from torchvision import models
 
-    # Its stem and blocks divide the side by 32: less than two by two positions are left of smaller images.
-    require_size(name, spec, least=64)
     model: Any = models.get_model(name, weights=None, num_classes=spec.num_classes)
     if spec.channels != 3:
         stem = nn.Conv2d(spec.channels, 64, 7, 2, padding=3, bias=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.common.models.base import MODELS, ModelSpec
+from components.common.models.base import MODELS, ModelSpec, takes
 
 __all__ = ["WideBlock", "wrn16_1", "wrn28_2"]
 
@@ -41,6 +41,7 @@ class WideBlock(nn.Module):
 def _wide(depth: int, width: int, summary: str) -> Callable[[ModelSpec], nn.Module]:
     blocks = (depth - 4) // 6
 
+    @takes(least=8)
     def build(spec: ModelSpec) -> nn.Module:
         layers: list[nn.Module] = [nn.Conv2d(spec.channels, 16, 3, padding=1, bias=False)]
         inputs = 16
@@ -51,7 +52,7 @@ def _wide(depth: int, width: int, summary: str) -> Callable[[ModelSpec], nn.Modu
         layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(inputs, spec.num_classes))
 
-    # What `untaint list models` shows.
+    # What `untaint list architectures` shows.
     build.__doc__ = summary
     return build
 

@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import replace
 
 from components.common.contracts.errors import ConfigError, ConflictError, DataError
-from components.common.retraining.drops import Drop, check_files, date_of, find_drops, read_ready
+from components.common.retraining.drops import READY_NAME, Drop, check_files, date_of, find_drops, read_ready
 from components.common.retraining.records import (
     CLAIMED,
     DONE,
@@ -36,7 +36,7 @@ from components.common.retraining.records import (
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
 
-__all__ = ["claim_next", "complete", "model_uri", "reopen", "require_held"]
+__all__ = ["claim_next", "complete", "model_uri", "release", "reopen", "require_drops", "require_held", "retake"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,53 @@ def complete(store: Store, name: str, claim: Claim, outcome: str) -> None:
     uri = _claim_uri(base, claim.content)
     store.put_if_match(uri, replace(claim, state=DONE, outcome=outcome).to_bytes(), etag)
     _note_seen(store, base, claim.drop_uri, claim.ready_etag)
+
+
+def release(store: Store, name: str, claim: Claim) -> bool:
+    """Gives a claim back that nothing was trained for.
+
+    Returns:
+        Whether it was this run's to give.
+    """
+    try:
+        require_held(store, name, claim)
+    except ConflictError:
+        return False
+    uri = _claim_uri(model_uri(store.root, name), claim.content)
+    # No store of ours deletes on a condition. Between the two lines only a lease that ran out could change hands.
+    store.delete(uri)
+    return True
+
+
+def retake(store: Store, name: str, claim: Claim) -> None:
+    """Takes a claim back that this run gave up before it trained.
+
+    Raises:
+        ConflictError: Another run has taken the drop meanwhile.
+    """
+    store.put_if_absent(_claim_uri(model_uri(store.root, name), claim.content), claim.to_bytes())
+    require_held(store, name, claim)
+
+
+def require_drops(store: Store, drops_uri: str, name: str) -> None:
+    """Checks that a prefix has, or had, a drop at all: where there never was one, its address is likely wrong.
+
+    Raises:
+        DataError: No ``_READY.json`` right below it, and no claim that was ever made on a drop there.
+    """
+    prefix = f"{drops_uri.rstrip('/')}/"
+    if find_drops(store, drops_uri):
+        return
+    for info in store.list(f"{model_uri(store.root, name)}/claims/"):
+        found = store.find(info.uri)
+        if found is not None and f"{Claim.from_bytes(found[0], info.uri).drop_uri}/".startswith(prefix):
+            return
+    raise DataError(
+        f"drops below {prefix}",
+        expected=f"a folder with a {READY_NAME}, now or ever",
+        found="none",
+        hint=f"Check --drops. `untaint deliver FOLDER {prefix}NAME` makes a first one.",
+    )
 
 
 def reopen(store: Store, name: str, drop_uri: str) -> Claim:

@@ -5,7 +5,8 @@
     {"version": 1, "files": [{"key": "cat/1.png", "size": 5120, "sha256": "…"}, …]}
     {"version": 1, "manifest": {"key": "_files.jsonl", "size": 700, "sha256": "…"}}
 
-A manifest holds one such file entry per line. Files whose name starts with ``_`` or ``.`` are no part of the data.
+A manifest holds one such file entry per line. Litter, hidden files and notes are no part of the data: see
+``components/common/intake/names.py``.
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ import hashlib
 import itertools
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 from components.common.contracts.errors import ConfigError, ContractError, DataError
+from components.common.intake.names import aside, unsafe
 from components.common.retraining.records import ReadyFile
 from components.common.runs.artifacts import canonical_json
 from components.common.storage._failures import translated
 from components.common.storage.addresses import join, parse_uri
 from components.common.storage.store import Store
 
-__all__ = ["READY_NAME", "Drop", "check_files", "date_of", "deliver", "find_drops", "read_ready"]
+__all__ = ["READY_NAME", "Delivered", "Drop", "check_files", "date_of", "deliver", "find_drops", "read_ready"]
 
 READY_NAME = "_READY.json"
 _VERSION = 1
@@ -51,6 +54,19 @@ class Drop:
     name: str
     ready_etag: str
     ready_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivered:
+    """A folder that was uploaded.
+
+    Attributes:
+        files: How many files are in the drop.
+        left: How many stayed behind, by reason.
+    """
+
+    files: int
+    left: dict[str, int]
 
 
 def date_of(name: str) -> date | None:
@@ -141,7 +157,7 @@ def check_files(store: Store, drop: Drop, files: list[ReadyFile]) -> None:
             size = missing.pop(key)
             if info.size_bytes != size:
                 wrong.append(f"{key} has {info.size_bytes} bytes and not {size}")
-        elif not _aside(key):
+        elif not key.endswith("/") and aside(key) is None:
             wrong.append(f"{key} is not declared")
     wrong += [f"{key} is missing" for key in missing]
     if wrong:
@@ -149,29 +165,27 @@ def check_files(store: Store, drop: Drop, files: list[ReadyFile]) -> None:
         raise _refused(join(drop.uri, READY_NAME), "exactly the files that it names", ", ".join(wrong[:_NAMED]) + more)
 
 
-def deliver(store: Store, folder: Path, drop_uri: str) -> int:
+def deliver(store: Store, folder: Path, drop_uri: str) -> Delivered:
     """Uploads a folder as a drop: the files first, ``_READY.json`` last.
 
     Args:
         store: The store.
-        folder: The folder; files whose name starts with ``_`` or ``.`` stay behind.
+        folder: The folder; what is no data by its name stays behind.
         drop_uri: ``s3://bucket/prefix`` of the new drop.
-
-    Returns:
-        Number of files.
 
     Raises:
         ConfigError: Not a folder, an empty one or one with links, or the drop is there already.
         StorageError: The store cannot take it.
     """
     uri = drop_uri.rstrip("/")
-    found = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*"))]
-    found = [(key, path) for key, path in found if not _aside(key)]
-    unfit = [key for key, path in found if path.is_symlink() or not key.isprintable()]
+    seen = [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*"))]
+    why = {key: aside(f"{key}/" if path.is_dir() else key) for key, path in seen}
+    found = [(key, path) for key, path in seen if why[key] is None]
+    unfit = [key for key, path in found if path.is_symlink() or unsafe(key) is not None]
     if unfit:
         raise ConfigError(
             f"{folder}, {len(unfit)} entries",
-            expected="files and folders with printable names, and no links, which could lead out of the folder",
+            expected="names without control characters, and no links, which could lead out of the folder",
             found=ascii(unfit[0])[:200],
             hint="Put copies in the place of links, rename the others, or take them away.",
         )
@@ -190,7 +204,8 @@ def deliver(store: Store, folder: Path, drop_uri: str) -> int:
         store.upload_file(join(uri, key), path)
         entries.append({"key": key, "size": size, "sha256": digest})
     store.put(join(uri, READY_NAME), canonical_json({"version": _VERSION, "files": entries}))
-    return len(entries)
+    left = Counter(reason for key, path in seen if (reason := why[key]) is not None and not path.is_dir())
+    return Delivered(files=len(entries), left=dict(left))
 
 
 def _folders(store: Store, uri: str) -> list[str]:
@@ -203,10 +218,6 @@ def _folders(store: Store, uri: str) -> list[str]:
         for page in pages:
             found += [f"s3://{bucket}/{entry['Prefix'].rstrip('/')}" for entry in page.get("CommonPrefixes", ())]
     return found
-
-
-def _aside(key: str) -> bool:
-    return key.endswith("/") or any(part.startswith(("_", ".")) for part in key.split("/"))
 
 
 def _json(data: bytes, uri: str) -> Any:

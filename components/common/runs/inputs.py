@@ -17,7 +17,7 @@ from components.common.runs.artifacts import StageManifest
 from components.common.runs.lifecycle import StageRun
 from components.common.tables.tables import SAMPLE_INDEX
 
-__all__ = ["Rows", "add_model", "load_model", "read_model", "read_rows"]
+__all__ = ["Rows", "add_model", "load_model", "read_both", "read_model", "read_rows"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,21 +59,34 @@ def read_rows(run: StageRun, subset: str) -> Rows:
         run: The stage, with a parent ``ingest``.
         subset: ``train`` or ``holdout``.
     """
+    train, holdout = read_both(run)
+    return train if subset == "train" else holdout
+
+
+def read_both(run: StageRun) -> tuple[Rows, Rows]:
+    """Reads the training and the holdout rows of the ingest stage, once.
+
+    Args:
+        run: The stage, with a parent ``ingest``.
+    """
     manifest = run.parents["ingest"].manifest
     index = run.read_table("ingest", "sample_index", SAMPLE_INDEX)
     pixels = run.read_array("ingest", "pixels")
+    ids, given = index["sample_id"].combine_chunks(), index["given_label"].to_numpy()
     # Training rows stand first, so a subset is a slice and needs no copy.
     n_train = int(manifest.facts["n_train"])
-    rows = slice(0, n_train) if subset == "train" else slice(n_train, len(pixels))
-    labels = index["given_label"].to_numpy()[rows].astype(np.int64)
-    return Rows(
-        ids=index["sample_id"].combine_chunks()[rows],
-        images=torch.from_numpy(pixels[rows]),
-        labels=torch.from_numpy(labels),
-        mirror=bool(manifest.facts["mirror"]),
-        spec=_spec(manifest),
-        class_names=list(manifest.facts["class_names"]),
+    train, holdout = (
+        Rows(
+            ids=ids[rows],
+            images=torch.from_numpy(pixels[rows]),
+            labels=torch.from_numpy(given[rows].astype(np.int64)),
+            mirror=bool(manifest.facts["mirror"]),
+            spec=_spec(manifest),
+            class_names=list(manifest.facts["class_names"]),
+        )
+        for rows in (slice(0, n_train), slice(n_train, len(pixels)))
     )
+    return train, holdout
 
 
 def add_model(run: StageRun, name: str, architecture: str, spec: ModelSpec, model: nn.Module) -> None:

@@ -137,6 +137,8 @@ class StageRun:
         self.uri = join(store_root, "runs", run_id, stage)
         settings = config.model_dump()
         self._config = {name: value for name, value in settings.items() if name not in withheld}
+        fields = type(config).model_fields
+        self.changed = {name: value for name, value in self._config.items() if value != fields[name].default}
         standing = gate or shared_gate()
         self._owns_gate = standing is None
         self.gate = standing or QualityGate()
@@ -197,7 +199,7 @@ class StageRun:
                 uri,
                 expected="no result yet, or one of the same config, inputs and code",
                 found=f"a result that differs in its {' and '.join(changed) or 'attack'}",
-                hint="Start a new run id; results of a run are never replaced.",
+                hint="Start a new run; results of a run are never replaced.",
             )
         logger.info("stage %s: already complete in run %s, nothing to do", self.stage, self.run_id)
         return Published(uri, sha256, manifest)
@@ -304,6 +306,21 @@ class StageRun:
         """Where an object of that content will lie once it is published."""
         return object_uri(self.uri, name, hashlib.sha256(data).hexdigest(), suffix)
 
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stage's settings as its manifest shows them."""
+        return dict(self._config)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the stage started."""
+        return time.perf_counter() - self._started
+
+    def address(self, name: str) -> str | None:
+        """Where an object that this stage keeps for publishing will lie; None if it keeps none of that name."""
+        kept = self._files.get(name)
+        return None if kept is None else object_uri(self.uri, name, kept.digest()[0], kept.suffix)
+
     def add_bytes(self, name: str, data: bytes, *, suffix: str, kind: str, rows: int | None = None) -> None:
         """Keeps an object for publishing; ``kind`` as in ``ObjectRef``."""
         self._files[name] = LocalObject(suffix=suffix, kind=kind, data=data, rows=rows)
@@ -321,7 +338,8 @@ class StageRun:
             parents={name: parent.sha256 for name, parent in self.parents.items()},
             code_version=self._code,
             objects={},
-            facts={**facts, "peak_mib": _peak_mib()},
+            # What the command that makes the run again has to name.
+            facts={**facts, "changed": self.changed, "peak_mib": _peak_mib()},
             metrics={name: float(value) for name, value in metrics.items()},
             seconds=seconds,
         )
@@ -337,7 +355,7 @@ class StageRun:
 
     def progress(self, phase: str, step: int, total: int, figures: Mapping[str, float]) -> None:
         """One plain line every 30 s or 5 %, whichever comes later, and the last; part of ``Watch``."""
-        note_progress(phase, step, total)
+        note_progress(phase, step, total, " ".join(f"{name} {value:.3f}" for name, value in figures.items()))
         now = time.monotonic()
         said_at, said_share = self._said.get(phase, (now - _SAY_EVERY_SECONDS / 2, 0.0))
         due = now - said_at >= _SAY_EVERY_SECONDS and step / total - said_share >= _SAY_EVERY_SHARE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from components.common.contracts.errors import ConfigError
-from components.common.storage._failures import told
+from components.common.storage._failures import explained
 from components.common.storage.settings import S3Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _new(chosen: S3Settings, root: str) -> tuple[S3Client, QuickReader]:
         client = boto3.session.Session(botocore_session=session).client("s3", config=config)
         return client, QuickReader(session, client, chosen)
     except BotoCoreError as problem:
-        raise told(problem, "the configured endpoint", "connect for", root) from problem
+        raise explained(problem, "the configured endpoint", "connect for", root) from problem
     except ValueError as problem:
         # botocore's text quotes the URL, which may carry a password.
         raise ConfigError(

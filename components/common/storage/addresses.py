@@ -38,12 +38,23 @@ def parse_uri(uri: str) -> tuple[str, str]:
     """
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not _BUCKET.fullmatch(bucket) or key.startswith("/") or "\x00" in key:
+    if scheme != "s3" or key.startswith("/") or "\x00" in key:
         raise ConfigError(
             f"URI '{uri[:200]}'",
-            expected="s3://bucket/key with a bucket name of 3 to 63 of a-z 0-9 . -",
-            found=f"scheme '{scheme[:20]}', bucket '{bucket[:70]}'",
+            expected="s3://BUCKET/KEY",
+            found=f"scheme '{scheme[:20]}'"
+            if scheme != "s3"
+            else "a key that starts with a slash or holds a zero byte",
             hint="Write the full s3:// URI.",
+        )
+    if not _BUCKET.fullmatch(bucket):
+        size = len(bucket)
+        fits = "characters that no bucket name has" if 3 <= size <= 63 else f"{size} character{'s' * (size != 1)}"
+        raise ConfigError(
+            f"URI '{uri[:200]}'",
+            expected="a bucket name of 3 to 63 of a-z, 0-9, '.' and '-', with a letter or digit at both ends",
+            found=f"bucket '{bucket[:70]}', {fits}",
+            hint="Correct the bucket's name: s3://BUCKET/KEY.",
         )
     return bucket, key
 

@@ -21,12 +21,16 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
-from components.common.contracts.errors import ConfigError, StorageError
+from components.common.contracts.errors import ConfigError, StorageError, UntaintError
+from components.common.contracts.os_errors import full_disk, room
 from components.common.storage import _guard
+from components.common.storage._failures import DISK, DISK_RESERVE
+from components.common.storage._guard import SERVER, STATE, TURN, USERS, take
 
 __all__ = ["EmbeddedStore", "find_server"]
 
@@ -37,6 +41,9 @@ _GRPC_OFFSET = 10_000
 _PORT_RANGE = (10_240, 22_000)
 _START_ATTEMPTS = 3
 _LOG_TAIL_BYTES = 2_000
+_POLL_SECONDS = 0.05
+# A guard outlives the user that started it, and a Popen that is dropped while its process runs warns.
+_guards: list[subprocess.Popen[bytes]] = []
 _log = logging.getLogger(__name__)
 
 
@@ -67,11 +74,15 @@ def find_server() -> Path:
 
 
 class EmbeddedStore:
-    """A SeaweedFS server that lives as long as a ``with`` block, on data that stay.
+    """A SeaweedFS server that runs as long as somebody uses its data folder; the data stay.
 
-    The first user of a data folder starts the server and stops it; a second one attaches to it, uses it and leaves it
-    running. The server also ends when its starter is killed. A folder holds the objects, the keys (``keys.json``,
-    readable by the owner only), the ports and the log of the last start (``server.log``).
+    The first user of a folder starts the server, later ones share it, and the last one out stops it, whoever that is.
+    A user that is killed counts as gone: every user holds a lock on one file (``users.lock``), which the operating
+    system takes back, and the server's guard watches that file. Users come and go one at a time (``turn.lock``), so
+    nobody joins a server that is about to stop.
+
+    A folder holds the objects, the keys (``keys.json``, readable by the owner only), the ports and the log of the last
+    start (``server.log``).
 
     Args:
         data_dir: The folder; created with mode 0700 if it is not there.
@@ -80,6 +91,7 @@ class EmbeddedStore:
 
     Raises:
         ConfigError: No server binary on this machine.
+        ResourceError: The disk is full.
         StorageError: The server did not start in time; the message ends with its log.
     """
 
@@ -90,8 +102,7 @@ class EmbeddedStore:
         self._start_seconds = start_seconds
         self._ports: dict[str, int] = {}
         self._keys: dict[str, str] = {}
-        self._guard: subprocess.Popen[bytes] | None = None
-        self._sockets: list[str] = []
+        self._lease: TextIO | None = None
 
     @property
     def url(self) -> str:
@@ -120,6 +131,7 @@ class EmbeddedStore:
             "AWS_SESSION_TOKEN": "",
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
+            DISK: str(self.data_dir),
             "NO_PROXY": no_proxy,
             "no_proxy": no_proxy,
         }
@@ -127,26 +139,16 @@ class EmbeddedStore:
     def __enter__(self) -> Self:
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         deadline = time.monotonic() + self._start_seconds
-        with (self.data_dir / "server.lock").open("a") as lock:
-            while True:
-                if _locked(lock.fileno()):
-                    self._own(lock.fileno(), deadline)
-                    break
-                # The lock is held as long as the server or its guard lives, so a state under it is never stale.
-                state = self._read("state.json")
-                if state and _answers(state["s3"]):
-                    self._ports = state
-                    self._keys = self._make_keys()
-                    self.attached = True
-                    break
-                if time.monotonic() > deadline:
-                    raise self._late("another process holds the folder, and no server answers")
-                time.sleep(0.05)
-        try:
-            self._make_bucket()
-        except BaseException:
-            self.stop()
-            raise
+        with self._turn(deadline):
+            # Nobody holds this one alone but in a turn of its own, so it is free.
+            self._lease = (self.data_dir / USERS).open("a+")
+            take(self._lease.fileno(), shared=True)
+            try:
+                self._join(deadline)
+                self._make_bucket()
+            except BaseException:
+                self._leave(deadline)
+                raise
         _log.info("object store %s on %s, data in %s", "found" if self.attached else "started", self.url, self.data_dir)
         return self
 
@@ -156,41 +158,93 @@ class EmbeddedStore:
         self.stop()
 
     def stop(self) -> None:
-        """Stops the server if this object started it; waits until it is gone. Harmless when repeated."""
-        guard, self._guard = self._guard, None
-        self._ports = {}
-        if guard is None:
+        """Leaves the server; the last user stops it and waits until it is gone. Harmless when repeated."""
+        if self._lease is None:
             return
-        if guard.stdin is not None:
-            guard.stdin.close()
-        guard.wait()
-        # The guard does this too, unless it was killed.
-        for path in self._sockets:
-            Path(path).unlink(missing_ok=True)
+        deadline = time.monotonic() + self._start_seconds
+        try:
+            with self._turn(deadline):
+                self._leave(deadline)
+        except (OSError, UntaintError) as problem:
+            # The work is done, and its outcome must not hang on this: the guard sees that the lease is gone.
+            _log.warning("the object store in %s was left, and not stopped: %s", self.data_dir, problem)
+        finally:
+            if self._lease is not None:
+                self._lease.close()
+                self._lease = None
 
-    def _own(self, lock: int, deadline: float) -> None:
-        (self.data_dir / "state.json").unlink(missing_ok=True)
-        self._keys = self._make_keys()
+    @contextlib.contextmanager
+    def _turn(self, deadline: float) -> Iterator[None]:
+        """Waits until no other user is coming or going."""
+        with (self.data_dir / TURN).open("a+") as turn:
+            while not take(turn.fileno()):
+                if time.monotonic() > deadline:
+                    raise self._late("another process that starts or stops it, and does not finish")
+                time.sleep(_POLL_SECONDS)
+            try:
+                yield
+            finally:
+                # Closing would not do: a child that was forked meanwhile has the same lock.
+                fcntl.flock(turn.fileno(), fcntl.LOCK_UN)
+
+    def _join(self, deadline: float) -> None:
+        """Finds the server or starts one; inside a turn."""
+        with (self.data_dir / SERVER).open("a+") as server:
+            while not take(server.fileno()):
+                # Locked as long as the server or its guard lives, so a state beside it is never stale.
+                state = self._read(STATE)
+                if state and _answers(state["s3"]):
+                    self._ports, self._keys, self.attached = state, self._make_keys(), True
+                    return
+                if time.monotonic() > deadline:
+                    raise self._late("a server that does not answer, and that does not end either")
+                time.sleep(_POLL_SECONDS)
+            self._keys = self._make_keys()
+            self._start(server.fileno(), deadline)
+
+    def _leave(self, deadline: float) -> None:
+        """Gives the lease back and, if it was the last one, waits until the server is gone; inside a turn."""
+        lease, self._lease = self._lease, None
+        self._ports = {}
+        if lease is None:
+            return
+        with lease:
+            if take(lease.fileno()):
+                # The guard's order to stop.
+                (self.data_dir / STATE).unlink(missing_ok=True)
+                self._await_end(deadline)
+            fcntl.flock(lease.fileno(), fcntl.LOCK_UN)
+
+    def _await_end(self, deadline: float) -> None:
+        with (self.data_dir / SERVER).open("a+") as server:
+            while not take(server.fileno()):
+                if time.monotonic() > deadline:
+                    _log.warning("the object store in %s takes long to stop", self.data_dir)
+                    return
+                time.sleep(_POLL_SECONDS)
+        _guards[:] = [guard for guard in _guards if guard.poll() is None]
+
+    def _start(self, lock: int, deadline: float) -> None:
         binary = find_server()
         (self.data_dir / "server.log").unlink(missing_ok=True)
         for attempt in range(1, _START_ATTEMPTS + 1):
             ports = self._choose_ports()
+            self._write("ports.json", ports)
+            # Before the server: to delete it is the order to stop, at any time.
+            self._write(STATE, ports)
             try:
                 self._launch(binary, ports, lock, deadline)
-            except BaseException as problem:
-                self.stop()
-                taken = isinstance(problem, StorageError) and "address already in use" in self._log_tail()
+            except StorageError:
+                taken = "address already in use" in self._log_tail()
                 if not taken or attempt == _START_ATTEMPTS:
                     raise
                 continue
             self._ports = ports
-            self._write("ports.json", ports)
-            self._write("state.json", ports)
             return
 
     def _launch(self, binary: Path, ports: dict[str, int], lock: int, deadline: float) -> None:
         numbers = [*ports.values(), *(port + _GRPC_OFFSET for port in ports.values())]
-        self._sockets = [f"/tmp/seaweedfs-{r}{g}-{n}.sock" for r in _ROLES for g in ("", "-grpc") for n in numbers]  # noqa: S108
+        sockets = [f"/tmp/seaweedfs-{r}{g}-{n}.sock" for r in _ROLES for g in ("", "-grpc") for n in numbers]  # noqa: S108
         objects = self.data_dir / "objects"
         objects.mkdir(exist_ok=True)
         command = [
@@ -199,7 +253,9 @@ class EmbeddedStore:
             *(f"-{role}.port={port}" for role, port in ports.items()),
             # Without "none" the master holds an election first, and the filer then waits for seconds.
             *("-filer", "-s3", "-s3.port.iceberg=0", "-master.peers=none", "-master.telemetry=false"),
-            *("-volume.max=0", "-master.volumeSizeLimitMB=256", "-volume.preStopSeconds=0"),
+            *("-master.volumeSizeLimitMB=256", "-volume.preStopSeconds=0"),
+            # By default it takes nothing more below 1 % or 256 MiB of free disk, and lets its clients wait for ever.
+            *("-volume.max=4096", "-volume.minFreeSpace=0"),
         ]
         # Not the caller's environment: weed takes flags from variables of any name like S3_PORT, and reads
         # security settings below HOME.
@@ -211,27 +267,33 @@ class EmbeddedStore:
             "AWS_SECRET_ACCESS_KEY": self._keys["secret_key"],
         }
         with (self.data_dir / "server.log").open("ab") as log:
-            self._guard = subprocess.Popen(  # noqa: S603 - the command is our own
-                [
-                    *(sys.executable, "-I", _guard.__file__, str(self.data_dir / "state.json")),
-                    *(":".join(self._sockets), str(lock), *command),
-                ],
-                stdin=subprocess.PIPE,
+            guard = subprocess.Popen(  # noqa: S603 - the command is our own
+                [sys.executable, "-I", _guard.__file__, str(self.data_dir), ":".join(sockets), str(lock), *command],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd=self.data_dir,
                 env=environment,
                 pass_fds=(lock,),
-                # Out of the terminal's process group: Ctrl-C is for the parent alone.
+                # Out of the terminal's process group: Ctrl-C is for the users alone.
                 start_new_session=True,
             )
-        while not _answers(ports["s3"]):
-            if self._guard.poll() is not None:
-                raise self._late(f"it exited with code {self._guard.returncode}")
+        try:
+            self._await_answer(guard, ports["s3"], deadline)
+        except BaseException:
+            (self.data_dir / STATE).unlink(missing_ok=True)
+            guard.wait()
+            raise
+        _guards.append(guard)
+
+    def _await_answer(self, guard: subprocess.Popen[bytes], port: int, deadline: float) -> None:
+        while not _answers(port):
+            if guard.poll() is not None:
+                raise self._late(f"it exited with code {guard.returncode}")
             if time.monotonic() > deadline:
                 raise self._late(f"no answer within {self._start_seconds:g} s")
-            time.sleep(0.05)
-        if self._guard.poll() is not None:
+            time.sleep(_POLL_SECONDS)
+        if guard.poll() is not None:
             raise self._late("another server answers on its port")
 
     def _make_bucket(self) -> None:
@@ -306,21 +368,15 @@ class EmbeddedStore:
             return (self.data_dir / "server.log").read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
         return ""
 
-    def _late(self, found: str) -> StorageError:
+    def _late(self, found: str) -> UntaintError:
+        if room(self.data_dir) < DISK_RESERVE:
+            return full_disk(self.data_dir, "room for the embedded store to start")
         return StorageError(
             f"the embedded object store in {self.data_dir}",
             expected="a running server",
             found=found,
             hint=f"The end of {self.data_dir / 'server.log'}:\n{self._log_tail()}",
         )
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _free(port: int) -> bool:

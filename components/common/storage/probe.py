@@ -30,12 +30,14 @@ class ProbeCheck:
         needed_for: What untaint does with it.
         ok: Whether it works.
         detail: What was seen instead, empty if it works.
+        problem: The error that it ended with, or None.
     """
 
     name: str
     needed_for: str
     ok: bool
     detail: str = ""
+    problem: UntaintError | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,14 +136,15 @@ def probe(store: Store) -> ProbeReport:
     checks: list[ProbeCheck] = []
     for name, needed_for, attempt in _CHECKS:
         broken = [check.name for check in checks[:2] if not check.ok]
+        problem: UntaintError | None = None
         if broken:
             detail = f"not tried without {broken[0]}"
         else:
             try:
                 detail = attempt(store, base)
-            except UntaintError as problem:
-                detail = str(problem)
-        checks.append(ProbeCheck(name=name, needed_for=needed_for, ok=not detail, detail=detail))
+            except UntaintError as raised:
+                detail, problem = str(raised), raised
+        checks.append(ProbeCheck(name=name, needed_for=needed_for, ok=not detail, detail=detail, problem=problem))
     if all(check.ok for check in checks[:2]):
         for leaf in ("small", "parts", "once", "pointer"):
             with contextlib.suppress(StorageError):
@@ -153,12 +156,17 @@ def require(report: ProbeReport) -> None:
     """Accepts only a store that can do everything.
 
     Raises:
-        StorageError: Names each operation that does not work, what was seen, and what untaint needs it for.
+        UntaintError: The one cause, if the store cannot be reached, or lacks the bucket, or takes nothing.
+        StorageError: Else: names each operation that does not work, what was seen, and what untaint needs it for.
     """
     missing = [check for check in report.checks if not check.ok]
     if not missing:
         _log.info("%s at %s offers all that untaint needs", report.root, report.endpoint)
         return
+    # The rest was not tried, and would only bury the cause.
+    cause = next((check.problem for check in report.checks[:2] if check.problem is not None), None)
+    if cause is not None:
+        raise cause
     raise StorageError(
         f"{report.root} at {report.endpoint}",
         expected=", ".join(check.name for check in report.checks),

@@ -6,7 +6,6 @@ command line do not need.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import shutil
@@ -17,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from components.common.contracts.errors import ConfigError, ConflictError, ContractError, ResourceError, StorageError
+from components.common.contracts.errors import ConfigError, ConflictError, ContractError, StorageError
+from components.common.contracts.os_errors import full_disk
 from components.common.storage._clients import Clients
-from components.common.storage._failures import code_of, translated
+from components.common.storage._failures import DISK_RESERVE, code_of, translated
 from components.common.storage.addresses import ObjectInfo, join, parse_uri
 from components.common.storage.settings import S3Settings
 
@@ -34,7 +34,6 @@ MULTIPART_BYTES = 8 * 1024 * 1024
 
 _CONCURRENCY = 4
 _STREAM_BYTES = 1024 * 1024
-_DISK_RESERVE = 64 * 1024 * 1024
 _BODY_ATTEMPTS = 3
 _CONFLICT_ATTEMPTS = 5
 _WRITER = "untaint-writer"
@@ -253,10 +252,6 @@ class Store:
             if sha256 is not None:
                 _check_digest(uri, sha256, found)
             part.replace(path)
-        except OSError as problem:
-            if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise _no_room(path.parent, uri, "none left while writing") from problem
         finally:
             part.unlink(missing_ok=True)
 
@@ -370,16 +365,7 @@ def _check_digest(uri: str, expected: str, found: str) -> None:
         raise ContractError(uri, expected=f"sha256 {expected}", found=f"sha256 {found}", hint=_CHANGED)
 
 
-def _no_room(folder: Path, uri: str, found: str) -> ResourceError:
-    return ResourceError(
-        f"disk of {folder}",
-        expected=f"room for {uri}",
-        found=found,
-        hint="Free some space, or give the stage a larger scratch volume.",
-    )
-
-
 def _check_room(folder: Path, size: int, uri: str) -> None:
     free = shutil.disk_usage(folder).free
-    if free < size + _DISK_RESERVE:
-        raise _no_room(folder, f"{uri} ({size} bytes and {_DISK_RESERVE} in reserve)", f"{free} bytes free")
+    if free < size + DISK_RESERVE:
+        raise full_disk(folder, f"room for {uri} ({size} bytes and {DISK_RESERVE} in reserve)", f"{free} bytes free")

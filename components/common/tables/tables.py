@@ -18,6 +18,7 @@ __all__ = [
     "JUDGED_HOLDOUT",
     "MIXING",
     "MIXING_KINDS",
+    "PASSED_REASONS",
     "POISON_TRUTH",
     "REJECTED",
     "REJECT_REASONS",
@@ -145,18 +146,30 @@ REJECT_REASONS = {
     "empty": "no bytes",
     "too_many_bytes": "a longer file than an image may be",
     "too_many_pixels": "more pixels than an image may announce",
-    "format": "neither JPEG, PNG nor WebP by content",
+    "format": "not an image of a format that is read, by content",
     "truncated": "the file ends before its image",
     "trailing_data": "other data behind the image's end",
     "broken": "an image that does not decode",
+    "one_colour": "an image of one colour, on which there is nothing",
     "crashed": "an image at which the decoding process ended",
     "other_size": "another size than most images of the drop, while images keep their size",
     "label_conflict": "the same image under different labels",
     "in_training": "a holdout image that is a training image too",
-    "bad_shard": "a Parquet file that is damaged or not of the described form",
-    "too_many_rows": "a Parquet file with more rows than a file may have",
+    "bad_shard": "a shard that is damaged or not of the described form",
+    "too_many_rows": "a shard with more rows than a file may have",
 }
-"""Why a sample of a drop is left out, in the words of the documentation."""
+"""Why a sample of a drop is rejected, in the words of the documentation."""
+
+PASSED_REASONS = {
+    "litter": "left by an operating system, file manager, NAS box or version control",
+    "hidden": "a name that begins with a dot",
+    "note": "a name that begins with '_', of a file that claims to be no image",
+    "other": "no image, by its name or by its content",
+    "beside": "beside shards, which are read alone",
+    "unlisted": "not named by the drop's list",
+    "own_holdout": "the drop's own holdout, while another one is given",
+}
+"""Why a file of a drop is passed over: it is no sample, and does not count towards the share of rejected ones."""
 
 REJECTED = TableSpec(
     name="rejected",
@@ -164,7 +177,7 @@ REJECTED = TableSpec(
     min_rows=0,
     columns=(
         Column(name="key", type=pa.string()),
-        Column(name="reason", type=pa.string(), one_of=tuple(REJECT_REASONS)),
+        Column(name="reason", type=pa.string(), one_of=(*REJECT_REASONS, *PASSED_REASONS)),
         Column(name="detail", type=pa.string()),
     ),
 )

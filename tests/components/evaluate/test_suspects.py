@@ -131,6 +131,16 @@ def test_the_contact_sheet_shows_every_suspect(count: int) -> None:
         assert (sheet == value).all(axis=2).sum() >= 90 * 90
 
 
+def test_the_contact_sheet_has_labels_suspicion_and_reasons() -> None:
+    image = [np.full((3, 4, 4), 40, dtype=np.uint8)]
+    row = {**sheet_rows(1)[0], "label": "a"}
+    sheets = [
+        contact_sheet([{**row, **changes}], image)
+        for changes in ({}, {"label": "z"}, {"predicted_label": "z"}, {"suspicion": 0.1}, {"reasons": ["y", "z"]})
+    ]
+    assert len(set(sheets)) == 5
+
+
 def test_grey_and_oblong_images_keep_their_form() -> None:
     images = [np.zeros((1, 10, 40), dtype=np.uint8), np.zeros((3, 200, 100), dtype=np.uint8)]
     sheet = np.asarray(Image.open(io.BytesIO(contact_sheet(sheet_rows(2), images))))

@@ -127,7 +127,7 @@ def test_every_refusal_names_what_was_asked_for_and_what_was_found() -> None:
     assert "the trusted rows, where guessing gets 10.0 %" in said["accuracy"].expected
     assert said["accuracy"].found == "81.2 % of 1000; champion 3 95.0 %, a difference of -13.8 points"
     assert said["worst class"].found == "class 8 50.0 % of 100, champion 3 95.0 %; class 9 2.0 % of 100"
-    assert said["verdict"].found == "inconclusive: The warm-up model knows too little."
+    assert said["verdict"].found == "inconclusive: The warm-up model knows too little"
     assert said["classes"].found == "no judgement of bird"
     assert said["suspects"].found == "50.0 %"
     assert said["canary"].found == "no canary in this run"

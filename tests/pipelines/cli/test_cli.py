@@ -11,13 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from components.common.contracts.errors import ConfigError
-from components.common.runs.artifacts import StageManifest
 from pipelines.cli.main import cli
 from pipelines.dag.parameters import INJECTED, TRAINING, Parameter
 from pipelines.dag.settings import apply_settings, check_parameters, default_parameters
 from pipelines.dag.stages import TASKS
-from pipelines.local.run import load_plan, new_run_id
-from pipelines.views.summary import lines_of
+from pipelines.local.records import load_plan, new_run_id
 
 
 def called(*arguments: str) -> Result:
@@ -156,40 +154,3 @@ def test_settings_do_not_change_the_parameters_they_start_from() -> None:
 def test_run_ids_sort_by_time_and_are_accepted(tmp_path: Path) -> None:
     run_id = new_run_id()
     assert load_plan(tmp_path, run_id) is None
-
-
-def _manifest(**changes: object) -> StageManifest:
-    record = {"stage": "evaluate", "run_id": "r", "key": "k", "config": {}, "parents": {}, "code_version": "c"}
-    return StageManifest(**{**record, "objects": {}, **changes})  # type: ignore[arg-type]
-
-
-def test_the_result_shows_per_cent_and_leaves_out_what_was_not_measured() -> None:
-    lines = lines_of(_manifest(metrics={"acc": 0.98765, "control_asr": 1.0}, facts={"verdict": "poison found"}))
-    assert [line.split() for line in lines if line.startswith(("defended", "undefended"))] == [
-        ["defended", "98.77", "-"],
-        ["undefended", "-", "100.00"],
-    ]
-    assert "verdict: poison found" in lines
-    assert not any("AUROC" in line or "seconds" in line for line in lines)
-
-
-def test_the_result_without_any_figure_is_still_readable() -> None:
-    assert lines_of(_manifest()) == [""]
-
-
-@pytest.mark.parametrize(("caught", "count"), [(0.9, 1), (0.1, 2)])
-def test_a_canary_that_was_not_caught_is_told(caught: float, count: int) -> None:
-    told = {"planted": 40, "label": "2", "caught": caught, "fired": 0.5}
-    lines = [line for line in lines_of(_manifest(facts={"canary": told})) if "canary" in line]
-    assert lines[0].startswith(f"canary: {100 * caught:.2f} % of 40 planted samples caught")
-    assert len(lines) == count
-
-
-def test_the_stages_seconds_are_added_up() -> None:
-    stages = [
-        {"stage": "ingest", "seconds": 1.25, "train_seconds": 0.0, "overhead_seconds": 1.25, "peak_mib": 90},
-        {"stage": "warmup", "seconds": 10.5, "train_seconds": 8.0, "overhead_seconds": 2.5, "peak_mib": 800},
-    ]
-    lines = lines_of(_manifest(facts={"stages": stages}))
-    assert lines[-1].split() == ["total", "11.8"]
-    assert lines[-2].split() == ["warmup", "10.5", "8.0", "2.5", "800"]

@@ -32,6 +32,7 @@ from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import LocalObject, publish
 from components.common.storage.embedded import EmbeddedStore
 from components.common.storage.store import Store
+from components.evaluate.summary import summarise, to_json
 from pipelines.cli.main import cli
 from pipelines.cluster.kind import KFP_VERSION, MANIFESTS, NODE_IMAGE, forwarded
 from pipelines.cluster.pods import ARTIFACT_SECRET
@@ -163,14 +164,23 @@ def cluster(machine: Machine, s3_server: EmbeddedStore) -> Iterator[FakeKfp]:
     boto3.client("s3").create_bucket(Bucket="mlpipeline") if "mlpipeline" not in [
         bucket["Name"] for bucket in boto3.client("s3").list_buckets()["Buckets"]
     ] else None
+    metrics = {"acc": 0.9876, "asr": 0.0123, "suspects": 7.0}
+    facts = {
+        "verdict": "poison found", "sentence": "7 images.", "next_steps": [], "caveats": [], "stages": [],
+        "ordinary": [None, False],
+    }  # fmt: skip
+    summary = summarise(run_id="r1", facts=facts, metrics=metrics, artifacts={}, versions={}, config_digest="d")
     publish(
         Store("s3://mlpipeline/untaint"),
         "s3://mlpipeline/untaint/runs/r1/evaluate",
         StageManifest(
             stage="evaluate", run_id="r1", key="k", config={}, parents={}, code_version="c", objects={},
-            metrics={"acc": 0.9876, "asr": 0.0123}, facts={"verdict": "poison found"},
+            metrics=metrics, facts=facts,
         ),
-        {"report": LocalObject(suffix=".html", kind="document", data=b"<p>report</p>")},
+        {
+            "report": LocalObject(suffix=".html", kind="document", data=b"<p>report</p>"),
+            "summary": LocalObject(suffix=".json", kind="document", data=to_json(summary)),
+        },
     )  # fmt: skip
     with FakeKfp() as server:
         for service, address in (("ml-pipeline", server.host), ("seaweedfs", keys["AWS_ENDPOINT_URL"])):
@@ -191,7 +201,11 @@ def called(*arguments: str) -> Result:
 
 def run_local(*arguments: str) -> Result:
     # The stand-in pulls nothing, so any requirement without an index of its own will do.
-    return called("run-local", "--run-id", "r1", "--torch-cpu", "torch==2.14.1", *arguments)
+    """Starts the run r1 or, as the refusal of its name advises, goes on with it."""
+    answer = called("run-local", "--run-id", "r1", "--torch-cpu", "torch==2.14.1", *arguments)
+    if "`untaint run-local --resume r1` goes on with it" in answer.stderr:
+        return called("run-local", "--resume", "r1", "--torch-cpu", "torch==2.14.1", *arguments)
+    return answer
 
 
 def test_everything_is_made_in_order_and_the_result_shown(
@@ -228,7 +242,7 @@ def test_everything_is_made_in_order_and_the_result_shown(
     image = version["documents"][0]["deploymentSpec"]["executors"]["exec-ingest"]["container"]["image"]
     assert image in load
     assert "stage evaluate: succeeded" in answer.output
-    assert "defended  98.76   1.23" in answer.output
+    assert re.search(r"final +98\.76 +1\.23$", answer.output, re.MULTILINE)
     assert (tmp_path / "home/runs/r1/report.html").read_bytes() == b"<p>report</p>"
     assert "svc/ml-pipeline-ui 8080:80" in answer.output
     assert not re.search("error|fail|warn", answer.output, re.IGNORECASE)
@@ -256,7 +270,7 @@ def test_a_run_that_does_not_succeed_ends_with_1_and_says_how_to_go_on(machine: 
     answer = run_local()
     assert answer.exit_code == 1
     assert "stage unlearn: failed" in answer.output
-    assert "untaint run-local --run-id r1" in answer.output
+    assert "untaint run-local --resume r1" in answer.output
     assert not [call for call in machine.calls if "svc/seaweedfs" in call]
 
 

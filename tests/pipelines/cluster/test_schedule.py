@@ -262,7 +262,9 @@ def test_the_commands(kfp: FakeKfp) -> None:
     assert sent["ingest_settings"] == {"canary_ratio": 0.02}
     assert (sent["drops"], "run_id" in sent) == ("s3://bucket/drops", False)
     assert body["service_account"] == load_profile("cpu").service_account
-    assert "0 0 3 * * *" in untaint(kfp, "schedule", "list").output
+    listed = untaint(kfp, "schedule", "list").output
+    assert "0 0 3 * * *" in listed
+    assert "cron (UTC)" in listed
     assert untaint(kfp, "schedule", "pause", "digits").exit_code == 0
     assert "paused" in untaint(kfp, "schedule", "list").output
     assert untaint(kfp, "schedule", "resume", "digits").exit_code == 0
@@ -321,6 +323,10 @@ def test_a_namespace_in_which_no_pod_could_start_gets_no_schedule(
         (["--set", "claim.lease=7"], "claim.lease"),
         (["--set", "warmup.epochs=many"], "warmup.epochs"),
         (["--name", "no/name"], "claim.name"),
+        # Its runs, named after it and the time, would have ids that no other command takes.
+        (["--name", "n" * 49], "1 to 48 of"),
+        (["--name", "zähler"], "1 to 48 of"),
+        (["--name", "-n"], "starting with a letter or digit"),
         (["--drops", "/a/folder"], "s3://bucket/key"),
         (["--store", ""], "the cluster's stages can reach"),
     ],

@@ -52,7 +52,11 @@ def called(*arguments: str) -> Result:
 
 
 def submitted(*arguments: str) -> Result:
-    return called("submit", "--store", STORE, "--run-id", "r1", *arguments)
+    """Starts the run r1 or, as the refusal of its name advises, goes on with it."""
+    answer = called("submit", "--store", STORE, "--run-id", "r1", *arguments)
+    if "`untaint submit --resume r1` goes on with it" in answer.stderr:
+        return called("submit", "--store", STORE, "--resume", "r1", *arguments)
+    return answer
 
 
 def started(kfp: FakeKfp) -> str:
@@ -106,6 +110,7 @@ def test_waiting_shows_each_change_of_state_once_and_ends_well(kfp: FakeKfp) -> 
         assert sum(line.startswith(f"stage {stage}: succeeded after ") for line in lines) == 1
     assert lines.count("run: running") == 1
     assert lines[-1].startswith("run: succeeded")
+    assert answer.output.splitlines()[-1] == f"summary: {STORE}/runs/r1/summary.json"
     assert not re.search("error|fail|warn", answer.output, re.IGNORECASE)
 
 
@@ -114,6 +119,7 @@ def test_waiting_for_a_run_that_does_not_succeed_ends_with_1(kfp: FakeKfp) -> No
     answer = submitted("--wait")
     assert answer.exit_code == 1
     assert "run: failed" in answer.output
+    assert "summary" not in answer.output
     # Without access to Kubernetes nobody says why.
     assert re.search(r"stage split: failed after \d s$", answer.output, re.MULTILINE)
     assert "stage unlearn" not in answer.output
@@ -195,6 +201,17 @@ def test_following_has_a_time_limit_and_outlives_a_short_outage(kfp: FakeKfp) ->
     assert sum(r.path == f"/apis/v2beta1/runs/{run_id}" for r in kfp.requests) >= 6
     kfp.refuse.clear()
     assert follow(server, run_id, {}, write, poll_seconds=0.01) == "SUCCEEDED"
+
+
+def test_a_run_is_named_once_and_only_one_that_is_there_can_be_resumed(kfp: FakeKfp) -> None:
+    mistyped = called("submit", "--store", STORE, "--resume", "r1")
+    assert (mistyped.exit_code, len(kfp.runs)) == (ConfigError.exit_code, 0)
+    assert called("submit", "--store", STORE, "--run-id", "r1").exit_code == 0
+    taken = called("submit", "--store", STORE, "--run-id", "r1")
+    assert (taken.exit_code, len(kfp.runs)) == (ConfigError.exit_code, 1)
+    assert "--resume r1" in taken.stderr
+    assert called("submit", "--store", STORE, "--resume", "r1").exit_code == 0
+    assert [run["display_name"] for run in kfp.runs.values()] == ["untaint-training r1"] * 2
 
 
 def test_a_mistake_stops_before_anything_is_sent(kfp: FakeKfp) -> None:

@@ -33,7 +33,9 @@ from tiny.config import TinyConfig
 
 SPECS = (StageSpec(config=TinyConfig, summary="Does next to nothing.", parents=("before",),
     inputs={"number": "number"}, lineage="Model",
-    outputs=(Output(name="page", text="A page.", kind="HTML"), Output(name="word", text="A word."))),)
+    outputs=(Output(name="page", text="A page.", kind="HTML"), Output(name="word", text="A word."),
+        Output(name="note", text="A note.", kind="Markdown"),
+        Output(name="curve", text="A curve.", kind="ClassificationMetrics"))),)
 """,
     "component": """
 from components.container import entry_point
@@ -52,9 +54,12 @@ def run_stage(config, store_root, run_id, parents):
         raise StorageError("the bucket", expected="an answer", found="none", hint="Start it.")
     if config.number == 14:
         raise ZeroDivisionError("a defect")
+    if config.number == 15:
+        raise OSError(28, "No space left on device", "/scratch/pixels")
     manifest = StageManifest(stage="tiny", run_id=run_id, key="k", config={}, parents={}, code_version="c",
         objects={}, metrics={"acc": 0.5})
-    return Published(f"s3://b/{config.number}", "ab", manifest, outputs={"word": "done"}, files={"page": b"<p>"})
+    return Published(f"s3://b/{config.number}", "ab", manifest, outputs={"word": "done"},
+        files={"page": b"<p>", "note": b"# note", "curve": b'{"confidenceMetrics": [{"recall": 0.5}]}'})
 """,
 }
 """A stage as any other, declared once: its component and what its container calls are made from ``spec.py``."""
@@ -120,6 +125,10 @@ def test_stages_run_in_turn_and_hand_on_their_results(tmp_path: Path, monkeypatc
     assert output["parameterValues"] == {"manifest_uri": "s3://b/2", "manifest_sha256": "ab", "word": "done"}
     (page,) = ran.folder.glob("tiny-*/tiny-2/page")
     assert page.read_bytes() == b"<p>"
+    (note,) = ran.folder.glob("tiny-*/tiny-2/note")
+    assert note.read_bytes() == b"# note"
+    curve = output["artifacts"]["curve"]["artifacts"][0]
+    assert curve["metadata"] == {"confidenceMetrics": [{"recall": 0.5}]}
     assert output["artifacts"]["metrics"]["artifacts"][0]["metadata"] == {"acc": 0.5}
     assert output["artifacts"]["lineage"]["artifacts"][0]["metadata"]["s3_uri"] == "s3://b/2"
     assert ran.code == 0
@@ -132,8 +141,9 @@ def test_a_setting_out_of_range_ends_the_stage_with_the_error_of_every_other_way
 ) -> None:
     ran = _run(tmp_path, monkeypatch, 100)
     assert ran.code == 2
-    told = "ConfigError: tiny.number: expected a whole number in [0, 99]; found 100. The default is 0."
-    assert told in [line.strip() for line in ran.lines]
+    said = [line.strip() for line in ran.lines]
+    for line in ("problem:    ConfigError: tiny.number", "expected:   a whole number in [0, 99]", "found:      100"):
+        assert line in said
 
 
 def test_a_person_sees_the_stages_lines_and_none_of_kfps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,14 +156,33 @@ def test_a_person_sees_the_stages_lines_and_none_of_kfps(tmp_path: Path, monkeyp
 def test_a_stage_that_explains_its_stop_keeps_its_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = _run(tmp_path, monkeypatch, 1, 13, 2)
     assert (ran.progress.failed, ran.code, len(ran.progress.ended)) == ("stage13", 4, 2)
-    assert "      StorageError: the bucket: expected an answer; found none. Start it." in ran.lines
+    assert "      problem:    StorageError: the bucket" in ran.lines
+    assert "      what to do: Start it." in ran.lines
     assert not any("Traceback" in line for line in ran.lines)
 
 
-def test_a_defect_keeps_its_traceback_and_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_under_a_stage_ends_with_the_code_of_resources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = _run(tmp_path, monkeypatch, 15)
+    assert (ran.progress.failed, ran.code) == ("stage15", 5)
+    assert any("ResourceError: the disk of /scratch" in line for line in ran.lines)
+
+
+def test_a_defect_is_shown_in_four_lines_and_its_traceback_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = _run(tmp_path, monkeypatch, 14)
     assert (ran.progress.failed, ran.code) == ("stage14", 1)
-    assert any("ZeroDivisionError: a defect" in line for line in ran.lines)
+    assert [line.split()[0] for line in ran.lines[-5:-1]] == ["problem:", "expected:", "found:", "what"]
+    assert "found:      ZeroDivisionError: a defect" in [line.strip() for line in ran.lines]
+    assert not any("Traceback" in line for line in ran.lines)
+    assert "Traceback" in (ran.folder / "traceback.txt").read_text()
+
+
+def test_debugging_shows_the_traceback_of_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNTAINT_DEBUG", "1")
+    assert any("Traceback" in line for line in _run(tmp_path, monkeypatch, 14).lines)
 
 
 def test_the_python_of_this_process_is_back_after_a_run(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_stage_wired_to_the_ground_truth_is_reported(tmp_path: Path) -> None:
         component_of("image", *folders_of(TRAINING)["split"])(
             store_root=store_root, run_id=run_id, seed=0, settings={},
             ingest_uri=ingest.outputs["manifest_uri"], ingest_sha256=ingest.outputs["manifest_sha256"],
-            warmup_uri=ingest.outputs["truth_uri"], warmup_sha256="",
+            warmup_uri=ingest.outputs["truth_uri"], warmup_sha256="", warmup_lineage=ingest.outputs["lineage"],
         )  # fmt: skip
 
     assert truth_readers(compiled(cheating, tmp_path)) == {"split"}

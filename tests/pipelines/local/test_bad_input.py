@@ -48,12 +48,12 @@ def ingest(store: Store, dataset: str, **settings: object) -> None:
 def test_a_class_of_nine_is_named(store: Store, tmp_path: Path, some: Given) -> None:
     images, labels = some
     rows = np.concatenate([np.flatnonzero(labels != 4), np.flatnonzero(labels == 4)[:9]])
-    with pytest.raises(DataError, match=r"expected at least 10 of each class; found fewer of '4' \(9\)"):
+    with pytest.raises(DataError, match=r"expected at least 10 of each class; found fewer of 4 \(9\)"):
         ingest(store, shards(tmp_path, images[rows], labels[rows]))
 
 
 def test_three_images_are_too_few(store: Store, tmp_path: Path, some: Given) -> None:
-    with pytest.raises(DataError, match=r"at least 10 of each class; found fewer of '0' \(1\), '1' \(1\), '2' \(1\)"):
+    with pytest.raises(DataError, match=r"at least 10 of each class; found fewer of 0 \(1\), 1 \(1\), 2 \(1\)"):
         ingest(store, shards(tmp_path, some[0][:3], np.arange(3)))
 
 
@@ -63,7 +63,7 @@ def test_one_class_is_no_classification(store: Store, tmp_path: Path, some: Give
 
 
 def test_one_image_under_two_labels_teaches_nothing(store: Store, tmp_path: Path, some: Given) -> None:
-    with pytest.raises(DataError, match="expected images that differ; found 40 times the same image"):
+    with pytest.raises(DataError, match="label_conflict 80"):
         ingest(store, shards(tmp_path, np.repeat(some[0][:1], 40, axis=0), np.arange(40) % 2))
 
 
@@ -81,7 +81,7 @@ def test_pixels_that_are_no_bytes_are_refused_wherever_they_come_from(store: Sto
     wild = pa.table({"image": pa.array([[float("nan")] * 4] * 20), "label": pa.array(np.arange(20) % 2)})
     for name in ("train", "test"):
         pq.write_table(wild, tmp_path / f"{name}.parquet")
-    with pytest.raises(DataError, match="image"):
+    with pytest.raises(DataError, match=r"bad_shard 2.*pixels as numbers must be encoded"):
         ingest(store, f"parquet:{tmp_path}")
     with pytest.raises(ValueError, match=r"images must be uint8 .* got float32"):
         LoadedDataset(

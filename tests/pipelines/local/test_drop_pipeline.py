@@ -135,12 +135,18 @@ def test_a_canary_needs_a_drop_that_is_taken_as_it_is(tmp_path: Path) -> None:
 
 def test_only_check_counts_by_reason(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "d")
-    (root / "3" / "x.png").write_bytes(hostile()["image.gif"][0])
+    (root / "3" / "x.png").write_bytes(hostile()["tiff.png"][0])
     done = CliRunner().invoke(cli, ["ingest", "--drop", str(root), "--only-check"])
     assert done.exit_code == 0, done.output
     assert "201 samples, 1 rejected" in done.output
-    assert "3/x.png: format" in done.output
+    assert "3/x.png: a TIFF image or a camera's raw file. Convert it to PNG or JPEG." in done.output
+    assert "read as class folders" in done.output
+    assert any(line.split()[:5] == ["3", "16", "4", "1", "0"] for line in done.output.splitlines())
     assert "usable: 160 training and 40 holdout images of 3x28x28, 10 classes" in done.output
+    done = CliRunner().invoke(cli, ["ingest", "--drop", str(root), "--only-check", "--model", "resnet18"])
+    assert done.exit_code == ConfigError.exit_code
+    assert "images of at least 64 pixels" in done.output
+    assert "ingest.image_size=64" in done.output
     for number in range(20):
         (root / "3" / f"y{number}.png").write_bytes(b"no image")
     done = CliRunner().invoke(cli, ["ingest", "--drop", str(root), "--only-check"])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from components.common.contracts.errors import ConfigError
 from components.common.retraining.champions import champion_of, history
-from components.common.retraining.claims import claim_next
+from components.common.retraining.claims import claim_next, complete
 from components.common.retraining.drops import deliver
 from components.common.retraining.records import Terms
 from components.common.runs.publish import find_manifest
@@ -116,21 +117,41 @@ def test_gates_that_do_not_hold_keep_the_champion_and_end_the_run_readably(
     assert decided[2].metrics["promoted"] == 0.0
 
 
+def spoilt(drop: str, store: Store, tmp_path: Path) -> str:
+    """A drop like another one, with 60 files that are no images, which is more than a run puts up with by itself."""
+    folder = tmp_path / "spoilt"
+    for info in store.list(f"{drop}/"):
+        path = folder / info.uri.removeprefix(f"{drop}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.get(info.uri))
+    for number in range(60):
+        (folder / "0" / f"bad-{number}.png").write_text("no image")
+    deliver(store, folder, f"{store.root}/spoilt/2026-11-20")
+    return f"{store.root}/spoilt"
+
+
+def test_a_run_that_stops_before_it_trains_gives_its_drop_back(store: Store, drop: Made, tmp_path: Path) -> None:
+    drops = spoilt(drop("2026-11-20", 0), store, tmp_path)
+    lines: list[str] = []
+    stopped = retrain_once(replace(order(store), drops=drops), "run-1", tmp_path / "home", lines.append)
+    assert (stopped.outcome, stopped.code) == ("stopped", 3), lines
+    assert f"drop {drops}/2026-11-20 is free again: the run stopped before it trained" in lines
+    assert "To go on after mending it: untaint schedule run-once --resume run-1" in lines
+    # At once, and not when the lease has run out.
+    assert claim_next(store, drops, Terms(name="digits", holder="other", lease_seconds=600.0)).claim is not None
+
+
 @pytest.mark.slow
-def test_a_training_that_stops_promotes_nothing_and_goes_on_with_its_drop(
+def test_a_run_that_stopped_is_resumed_with_its_drop_as_its_last_line_says(
     store: Store, drop: Made, tmp_path: Path
 ) -> None:
-    drop("2026-11-20", 0, ENOUGH)
+    drops = spoilt(drop("2026-11-20", 0, ENOUGH), store, tmp_path)
     lines: list[str] = []
-    wrong = order(store, warmup_settings={"mixing_rounds": 101})
-    stopped = retrain_once(wrong, "run-1", tmp_path / "home", lines.append)
-    assert (stopped.outcome, stopped.code) == ("stopped", 2), lines
-    assert find_manifest(store, join(store.root, "runs", "run-1", "promote")) is None
-    assert champion_of(store, "digits") is None
-    held = claim_next(store, f"{store.root}/drops", Terms(name="digits", holder="other", lease_seconds=1.0))
-    assert held.passed == {"being trained": 1}
-    ended = retrain_once(order(store), "run-1", tmp_path / "home", lines.append)
-    assert ended.outcome == "promoted", "\n".join(lines)
+    retrain_once(replace(order(store), drops=drops), "run-1", tmp_path / "home", lines.append)
+    (command,) = (line.partition("untaint ")[2] for line in lines if line.startswith("To go on after mending it: "))
+    done = untaint(tmp_path / "home", *command.split(), "--set", "ingest.max_rejected_ratio=0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "promoted: digits is champion 1, run run-1" in done.stdout
 
 
 def test_a_gate_that_no_run_could_pass_is_told_before_the_training(store: Store) -> None:
@@ -141,22 +162,34 @@ def test_a_gate_that_no_run_could_pass_is_told_before_the_training(store: Store)
     check_order("digits", f"{store.root}/drops", default_parameters())
 
 
-def test_without_a_drop_the_training_is_not_started(store: Store, tmp_path: Path) -> None:
+def untaint(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.cli.main", *arguments],
+        capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[3],
+        env={**os.environ, "UNTAINT_HOME": str(home)},
+    )  # fmt: skip
+
+
+def test_a_prefix_without_any_drop_ever_is_an_error(store: Store, tmp_path: Path) -> None:
     lines: list[str] = []
     ended = retrain_once(order(store), "run-1", tmp_path / "home", lines.append)
-    assert (ended.outcome, ended.code) == ("nothing new", 0)
+    assert (ended.outcome, ended.code) == ("stopped", 3)
     assert next(line for line in lines if line.startswith("[")) == "[1/8] claim"
     assert not any("ingest" in line for line in lines)
+    assert any("Check --drops" in line for line in lines)
 
 
-def test_the_command_says_nothing_new_and_ends_with_0(store: Store, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", "schedule", "run-once", "--drops", f"{store.root}/drops",
-         "--store", store.root],
-        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3],
-        env={**os.environ, "UNTAINT_HOME": str(tmp_path)},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "nothing new"), done.stdout + done.stderr
+def test_the_command_says_nothing_new_and_ends_with_0(store: Store, drop: Made, tmp_path: Path) -> None:
+    drop("2026-11-20", 0)
+    done_before = claim_next(store, f"{store.root}/drops", Terms(name="digits", holder="other", lease_seconds=600.0))
+    assert done_before.claim is not None
+    complete(store, "digits", done_before.claim, "promoted")
+    done = untaint(
+        tmp_path / "home",
+        *("schedule", "run-once", "--drops", f"{store.root}/drops", "--name", "digits", "--store", store.root),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "nothing new"
 
 
 def tasks_of(spec: dict[str, Any], task: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from components.common.runs.progress_note import PROGRESS_FILE, note_progress, read_progress
+from components.common.runs.progress_note import PROGRESS_FILE, note_progress, read_progress, time_left
 from pipelines.local.progress import Progress
 from pipelines.local.screen import Screen
 
@@ -133,7 +133,51 @@ def test_what_looks_like_markup_is_shown_as_it_is(terminal: Terminal, tmp_path: 
     assert "[red]step[/red] :smile: " + "x" * 200 in terminal.shown
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '["a", "b", 3]', "null"])
+@pytest.mark.parametrize(
+    ("began_at", "step", "total", "elapsed", "left"),
+    [
+        (0, 10, 100, 20.0, 180.0),
+        # An earlier attempt did 50 steps in no time of this process.
+        (50, 60, 100, 20.0, 80.0),
+        (0, 100, 100, 20.0, 0.0),
+        (0, 10, 100, 0.5, None),
+        (0, 0, 100, 20.0, None),
+    ],
+)
+def test_the_time_left_follows_from_the_steps_of_this_process(
+    began_at: int, step: int, total: int, elapsed: float, left: float | None, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "note"))
+    now = 1000.0
+    monkeypatch.setattr("components.common.runs.progress_note.time.monotonic", lambda: now)
+    note_progress(f"phase {began_at} {step} {elapsed}", began_at, total)
+    now += elapsed
+    note_progress(f"phase {began_at} {step} {elapsed}", step, total)
+    noted = read_progress(tmp_path / "note")
+    assert noted is not None
+    assert noted.seconds_left == (left if left is None else pytest.approx(left))
+
+
+def test_the_bar_shows_the_time_left(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(terminal.stream)
+    progress = Progress(names=NAMES, write=screen)
+    with screen.following(progress, tmp_path / "progress.json"):
+        progress.message("Executing task 'warmup'")
+        terminal.wait_for(r"\[1/2\] warmup ")
+        (tmp_path / "progress.json").write_text('{"phase": "unlearn", "step": 3, "total": 12, "seconds_left": 241.0}')
+        terminal.wait_for(r"unlearn: step 3 of 12 \(25 %\), about 4 min left")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "about 5 s left"), (41, "about 40 s left"), (100, "about 2 min left"), (7800, "about 2 h 10 min left")],
+)
+def test_the_time_left_is_rounded_as_people_say_it(seconds: float, text: str) -> None:
+    assert time_left(seconds) == text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '["a", "b", 3]', "null", '{"phase": "a", "step": 1}'])
 def test_a_note_that_cannot_be_read_is_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "note").write_text(content)
     assert read_progress(tmp_path / "note") is None
@@ -146,8 +190,10 @@ def test_a_disk_that_takes_no_note_stops_nothing(tmp_path: Path, monkeypatch: py
 
 
 def test_untaint_run_has_a_bar_on_a_terminal(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.parquet").write_text("no Parquet")
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines.cli.main", "run", "--dataset", f"parquet:{tmp_path}/nowhere"],
+        [sys.executable, "-m", "pipelines.cli.main", "run", "--dataset", f"parquet:{tmp_path}/data"],
         cwd=ROOT,
         # Not the store of the other tests, which their environment points at.
         env={

@@ -54,7 +54,7 @@ def test_every_setting_says_what_it_means_and_its_default_is_allowed(kind: type[
         (WarmupConfig, {"precision": "fp8"}, "auto, fp32 or bf16; found 'fp8'"),
         (WarmupConfig, {"epoch": 1}, r"no such setting\. Did you mean warmup\.epochs\?"),
         (IngestConfig, {"attack": "badnet"}, r"one of .*none; found 'badnet'\. Did you mean badnets\?"),
-        (IngestConfig, {"dataset": "cifar:here"}, r"one of cifar10, drop, mnist5k, parquet; found 'cifar:here'"),
+        (IngestConfig, {"dataset": "cifar:here"}, r"one of cifar10, mnist5k, npz, drop, parquet; found 'cifar:here'"),
         (IngestConfig, {"image_size": 5}, r"0, or a whole number of pixels in \[8, 1024\]; found 5"),
         (IngestConfig, {"train_limit": -1}, r"ingest\.train_limit: expected a whole number in \[0, 1000000000\]"),
         (IngestConfig, {"poison_rate": 1.5}, r"ingest\.poison_rate: expected a number in \[0, 1\]; found 1\.5"),
@@ -96,7 +96,7 @@ def test_the_digests_of_the_defaults_stay_what_measured_cells_and_stored_results
     ("registry", "packages"),
     [
         (ATTACKS, ["components.common.attacks"]),
-        (DATASETS, ["components.common.datasets", "components.common.intake"]),
+        (DATASETS, ["components.common.datasets"]),
         (MODELS, ["components.common.models"]),
         (SIGNALS, ["components.common.signals"]),
     ],

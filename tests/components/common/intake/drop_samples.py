@@ -104,12 +104,16 @@ def archive() -> bytes:
 def hostile() -> dict[str, tuple[bytes, str]]:
     """Name to a file that must not get in, and the reason it must be given."""
     picture = np.random.default_rng(1).integers(0, 256, (24, 20, 3), dtype=np.uint8)
-    good = {"png": encode(picture), "jpg": encode(picture, "JPEG"), "webp": encode(picture, "WEBP")}
+    kinds = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
+    good = {ending: encode(picture, kind) for ending, kind in kinds.items()}
     frame = good["jpg"].index(b"\xff\xc0") + 5
     huge_jpeg = good["jpg"][:frame] + struct.pack(">HH", 60_000, 60_000) + good["jpg"][frame + 4 :]
     size = (16_382).to_bytes(3, "little")
     huge_webp = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + size + size
     huge_webp = b"RIFF" + struct.pack("<I", len(huge_webp)) + huge_webp
+    huge_gif = good["gif"][:6] + struct.pack("<HH", 60_000, 60_000) + good["gif"][10:]
+    # Run lengths, of which a few bytes are a row of any length.
+    huge_bmp = good["bmp"][:18] + struct.pack("<iiHHII", 60_000, 60_000, 1, 8, 1, 2) + good["bmp"][38:]
     flipped = bytearray(good["png"])
     flipped[60] ^= 0xFF
     progressive = encode(np.full((64, 64), 128, dtype=np.uint8), "JPEG", progressive=True)
@@ -121,6 +125,8 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "bomb.png": (png(9_000, 9_000, zlib.compress(bytes(9_001 * 9_000), 9)), "too_many_pixels"),
         "bomb.jpg": (huge_jpeg, "too_many_pixels"),
         "bomb.webp": (huge_webp, "too_many_pixels"),
+        "bomb.gif": (huge_gif, "too_many_pixels"),
+        "bomb.bmp": (huge_bmp[:56], "too_many_pixels"),
         "text-bomb.png": (png(8, 8, zlib.compress(bytes(72)), (b"zTXt", text)), "broken"),
         "flipped.png": (bytes(flipped), "broken"),
         "empty.png": (b"", "empty"),
@@ -128,7 +134,10 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "archive.jpg": (archive(), "format"),
         "pickle.jpg": (b"\x80\x04cos\nsystem\n(S'true'\ntR.", "format"),
         "vector.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "format"),
-        "image.gif": (encode(picture, "GIF"), "format"),
+        "flat.png": (encode(np.full((24, 20), 7, dtype=np.uint8)), "one_colour"),
+        "gone.png": (encode(np.dstack([picture, np.zeros((24, 20), dtype=np.uint8)])), "one_colour"),
+        "video.jpg": (b"\x00\x00\x00\x18ftypmp42" + bytes(40), "format"),
+        "camera.heic": (b"\x00\x00\x00\x18ftypheic" + bytes(40), "format"),
         "tiff.png": (encode(picture, "TIFF"), "format"),
         "script.png": (b"\x89PNG\r\n\x1a\n" + page, "truncated"),
         # Each takes a decoder over the whole picture once more, for a few bytes of file.
@@ -144,13 +153,29 @@ def hostile() -> dict[str, tuple[bytes, str]]:
     return files
 
 
+def stray(jpeg: bytes) -> bytes:
+    """A JPEG with two bytes before a marker of its header, and before its end."""
+    scan = jpeg.index(b"\xff\xda")
+    return jpeg[:scan] + b"\x12\x34" + jpeg[scan:-2] + b"\x56\x78" + jpeg[-2:]
+
+
+def photo() -> bytes:
+    """A JPEG of 24 megapixels, as cameras make them."""
+    rows = np.linspace(0, 255, 4_000).astype(np.uint8)
+    return encode(np.repeat(rows[:, None, None], 6_000, axis=1).repeat(3, axis=2), "JPEG")
+
+
 @cache
 def unusual() -> dict[str, bytes]:
     """Name to a file that is large or odd, and right."""
     side = 4_096
     grey = np.full((side, side), 77, dtype=np.uint8)
+    grey[: side // 2] = 33
     picture = np.random.default_rng(2).integers(0, 256, (24, 20, 3), dtype=np.uint8)
-    frames = [Image.fromarray(np.full((24, 20, 3), value, dtype=np.uint8)) for value in (10, 200)]
+    frames = [
+        Image.fromarray(np.linspace((value,) * 3, (value + 9,) * 3, 480).astype(np.uint8).reshape(24, 20, 3))
+        for value in (10, 200)
+    ]
     animated = {"save_all": True, "append_images": frames[1:], "duration": 50}
     return {
         "large-deep.png": encode(grey.astype(np.uint16) * 257),
@@ -162,5 +187,11 @@ def unusual() -> dict[str, bytes]:
         "animated.png": encode(frames[0], "PNG", **animated),
         "animated.webp": encode(frames[0], "WEBP", lossless=True, **animated),
         # The stream holds far more than the header announces: what is announced is read, and no more.
-        "long-stream.png": png(8, 8, zlib.compress(bytes(300 * 2**20), 9)),
+        "long-stream.png": png(8, 8, zlib.compress(bytes([0, *range(8)]) * 8 + bytes(300 * 2**20), 9)),
+        "animated.gif": encode(frames[0], "GIF", **animated),
+        "large.bmp": encode(grey, "BMP"),
+        "large.gif": encode(grey, "GIF"),
+        # Decoders look for the next marker, and so must who looks for the end.
+        "stray.jpg": stray(encode(picture, "JPEG")),
+        "photo.jpg": photo(),
     }

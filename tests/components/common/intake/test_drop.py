@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from components.common.contracts.errors import ConfigError, DataError
-from components.common.datasets.base import LocalFolder, load
 from components.common.intake.drop import Drop, DropOptions, read_drop, survey_drop
+from components.common.intake.load import load
+from components.common.intake.sources import LocalFolder
 from components.common.intake.store_folder import folders
 from components.common.storage.addresses import join
 from components.common.storage.store import Store
@@ -349,7 +350,7 @@ def test_copies_with_the_same_label_stay_and_stay_together(tmp_path: Path, read:
 
 def test_sizes_differ(tmp_path: Path, read: Read) -> None:
     root = class_folders(tmp_path / "d")
-    (root / "3" / "wide.png").write_bytes(encode(np.zeros((28, 30), dtype=np.uint8)))
+    (root / "3" / "wide.png").write_bytes(encode(np.arange(840, dtype=np.uint8).reshape(28, 30)))
     drop = read(root)
     assert drop.reasons == {"other_size": 1}
     assert "30x28 instead of 28x28" in drop.rejected[0].detail
@@ -359,7 +360,9 @@ def test_sizes_differ(tmp_path: Path, read: Read) -> None:
 
 def test_one_coloured_image_makes_all_rgb(tmp_path: Path, read: Read) -> None:
     root = csv_list(tmp_path / "d")
-    (root / "img" / "red.png").write_bytes(encode(Image.new("RGB", (28, 28), (200, 10, 20))))
+    red = Image.new("RGB", (28, 28), (200, 10, 20))
+    red.paste((0, 0, 0), (14, 14, 28, 28))
+    (root / "img" / "red.png").write_bytes(encode(red))
     with (root / "index.csv").open("a") as file:
         file.write("img/red.png,digit 3\r\n")
     drop = read(root)
@@ -402,23 +405,28 @@ def test_too_little_to_learn_from_is_told(counts: dict[str, int], told: str, tmp
 
 def test_identical_samples_are_told(tmp_path: Path, read: Read) -> None:
     for label in ("a", "b"):
-        put(tmp_path / "d" / label, 20, lambda _: np.zeros((8, 8), dtype=np.uint8))
+        put(tmp_path / "d" / label, 20, lambda _: noise(0))
     with pytest.raises(DataError, match="label_conflict 40"):
         read(tmp_path / "d", max_rejected_ratio=0.05)
 
 
 def test_there_is_no_drop(tmp_path: Path, store: Store, read: Read) -> None:
-    with pytest.raises(DataError, match="class folders of images, Parquet shards"):
+    with pytest.raises(DataError, match="class folders of images, shards"):
         read(_made(tmp_path / "none"))
     with pytest.raises(DataError, match="found no files"):
         read(join(store.root, "none"), folders(store))
-    with pytest.raises(ConfigError, match="drop:<folder or s3 prefix>"):
+    with pytest.raises(ConfigError, match="a folder of this machine or s3://bucket/prefix"):
         read("")
 
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("a,b\n1,2\n", "key and label"), ("key,label\n", "1 to"), ("key,label\nx\n", "ArrowInvalid"), ("", "Arrow")],
+    [
+        ("a,b\n1,2\n", r"key \(text\) and label"),
+        ("key,label\n", "1 to"),
+        ("key,label\nx\n", "ArrowInvalid"),
+        ("", "an empty file"),
+    ],
 )
 def test_a_list_that_cannot_be_read_is_told(text: str, told: str, tmp_path: Path, read: Read) -> None:
     (tmp_path / "d").mkdir()
@@ -436,7 +444,7 @@ def test_a_prefix_is_a_folder_and_not_the_beginning_of_a_name(store: Store, tmp_
 
 def test_a_drop_is_a_dataset_by_name(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "d")
-    data = load(f"drop:{root}", train_limit=0, holdout_limit=0, image_size=0, seed=0)
+    data = load(f"drop:{root}", DropOptions())
     assert data.images.shape == (200, 3, 28, 28)
     assert data.n_train == 160
 

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.common.contracts.errors import DataError
-from components.common.datasets.base import LocalFolder
 from components.common.intake.apart import Apart, EndedError
+from components.common.intake.columns import ColumnNames
 from components.common.intake.drop import DropOptions, Survey, survey_drop
 from components.common.intake.shards import read_shard_labels
+from components.common.intake.sources import LocalFolder
 from tests.components.common.intake.drop_samples import class_folders, csv_list, digits, encode, shard, shards
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -44,11 +45,11 @@ LABELS = [label for _, label in SOME]
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ([("image", images()), ("label", LABELS), ("label", LABELS)], "no single column 'label'"),
+        ([("image", images()), ("label", LABELS), ("label", LABELS)], "one column 'label' of numbers or text"),
         ([("image", images()), ("image", images()), ("label", LABELS)], "several columns 'image'"),
         ([("image.bytes", [i for i, _ in SOME]), ("image", images()), ("label", LABELS)], "several columns 'image'"),
-        ([("image", images()), ("label", [[label] for label in LABELS])], "no single column 'label'"),
-        ([("image", images()), ("label", LABELS), ("subset", [["train"]] * 60)], "no single column 'subset'"),
+        ([("image", images()), ("label", [[label] for label in LABELS])], "one column 'label' of numbers or text"),
+        ([("image", images()), ("label", LABELS), ("subset", [["train"]] * 60)], "one column 'subset' of text"),
     ],
     ids=["label twice", "image twice", "dotted", "nested label", "nested subset"],
 )
@@ -180,7 +181,7 @@ class _Ended(Apart):
 
 def test_a_shard_at_which_its_reader_ends_is_one_bad_shard(tmp_path: Path) -> None:
     root = shards(tmp_path / "d")
-    found = read_shard_labels(LocalFolder(str(root)), "part-0.parquet", tmp_path / "scratch", _Ended())
+    found = read_shard_labels(LocalFolder(str(root)), "part-0.parquet", tmp_path / "scratch", _Ended(), ColumnNames())
     assert found == ("bad_shard", "the process that read it ended")
     assert (root / "part-0.parquet").exists()
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.intake.containers import MalformedImageError, end_of_image, kind_of
+from components.common.intake.containers import MalformedImageError, end_of_image
 from components.common.intake.images import ImageProblem, decode
+from components.common.intake.sniff import sniff
 from components.common.tables.tables import REJECT_REASONS
 from tests.components.common.intake.drop_samples import encode, hostile, unusual
 
@@ -20,11 +21,12 @@ from tests.components.common.intake.drop_samples import encode, hostile, unusual
 LIMITED = """
 import pathlib, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (512 * 2**20, 512 * 2**20))
-from components.common.intake.images import ImageProblem, decode
+from components.common.intake.images import ImageProblem, check_content, decode
 for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
     try:
-        shape = decode(path.read_bytes(), 32, path.name, strict=True).pixels.shape
-        print(path.name, "ok", *shape)
+        pixels = decode(path.read_bytes(), 32)
+        check_content(pixels, path.read_bytes())
+        print(path.name, "ok", *pixels.shape)
     except ImageProblem as problem:
         print(path.name, problem.reason)
 assert "torch" not in sys.modules and "pandas" not in sys.modules
@@ -66,16 +68,11 @@ def test_every_reason_that_decoding_gives_is_in_the_contract() -> None:
 
 
 def test_of_an_animation_the_first_image_counts() -> None:
-    for name in ("animated.png", "animated.webp"):
-        assert np.unique(decode(unusual()[name], 0, name, strict=True).pixels).tolist() == [10]
+    for name in ("animated.png", "animated.webp", "animated.gif"):
+        assert decode(unusual()[name], 0).max() < 20, name
 
 
-def test_without_strictness_what_follows_an_image_is_not_looked_at() -> None:
-    data = hostile()["with-archive.png"][0]
-    assert decode(data, 0, "x").pixels.shape == (3, 24, 20)
-
-
-@given(st.binary(max_size=200), st.sampled_from(["PNG", "JPEG", "WEBP"]))
+@given(st.binary(max_size=200), st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP"]))
 def test_the_end_of_an_image_is_where_its_own_bytes_end(rest: bytes, kind: str) -> None:
     # Only even lengths of WebP have a certain end, since its chunks are padded.
     data = encode(np.arange(256, dtype=np.uint8).reshape(16, 16), kind)
@@ -84,17 +81,17 @@ def test_the_end_of_an_image_is_where_its_own_bytes_end(rest: bytes, kind: str) 
 
 @given(st.data())
 def test_damaged_files_never_raise_anything_else(data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF", "BMP"]))
     original = bytearray(encode(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), kind))
     for _ in range(data.draw(st.integers(0, 3))):
         original[data.draw(st.integers(0, len(original) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(original[: data.draw(st.integers(0, len(original)))])
-    found = kind_of(damaged)
-    if found is not None:
+    found = sniff(damaged).kind
+    if found:
         with contextlib.suppress(MalformedImageError):
             assert 0 < end_of_image(damaged, found) <= len(damaged)
     try:
-        outcome = str(decode(damaged, 0, "x", strict=True).pixels.dtype)
+        outcome = str(decode(damaged, 0).dtype)
     except ImageProblem as problem:
         outcome = problem.reason
     assert outcome == "uint8" or outcome in REJECT_REASONS

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from components.common.contracts.errors import ConfigError
 from components.common.learning.checkpoint import from_bytes, to_bytes
 from components.common.models import MODELS, ModelSpec, build_model
+from components.common.models.base import check_size
 
 SPEC = ModelSpec(num_classes=7, channels=3, image_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
 GREY = ModelSpec(num_classes=2, channels=1, image_size=32, mean=(0.5,), std=(0.2,))
@@ -75,14 +76,22 @@ def test_a_model_takes_grey_images_and_two_classes(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "told"),
     [
-        ("convnet", 4, "at least 8 pixels; found 4.*ingest.image_size=8"),
+        ("convnet", 4, r"at least 8 pixels; found 4x4\. Start a new run with --set ingest\.image_size=8\.$"),
+        # A smaller model would not help.
+        ("resnet18", 4, r"at least 64 pixels; found 4x4\. Start a new run with --set ingest\.image_size=64\.$"),
         ("preact_resnet18", 8, "at least 16 pixels"),
-        ("resnet18", 32, r"at least 64 pixels; found 32.*ingest.image_size=64, or .* convnet"),
+        ("resnet18", 32, r"found 32x32\. Choose .* --model convnet, or start .*ingest\.image_size=64\.$"),
         ("resnet50", 28, "at least 64 pixels"),
-        ("vit_b_16", 28, "at least 32 pixels, in multiples of 16; found 28.*image_size=32"),
+        ("vit_b_16", 28, "at least 32 pixels, square, in multiples of 16; found 28.*image_size=32"),
         ("vit_b_16", 100, "multiples of 16; found 100.*image_size=96"),
     ],
 )
 def test_a_size_that_does_not_fit_is_told_with_one_that_does(name: str, size: int, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         build_model(name, replace(SPEC, image_size=size))
+
+
+def test_a_size_can_be_checked_without_building_the_model() -> None:
+    check_size("resnet50", 64, 80)
+    with pytest.raises(ConfigError, match="square, in multiples of 16; found 80x64"):
+        check_size("vit_b_16", 64, 80)

@@ -18,7 +18,7 @@ from components.claim.algorithm import described, terms_of
 from components.claim.config import ClaimConfig
 from components.claim.stage import run_stage
 from components.common.contracts.errors import ConfigError, ConflictError, ContractError, DataError
-from components.common.retraining.claims import claim_next, complete, require_held
+from components.common.retraining.claims import claim_next, complete, release, require_held
 from components.common.retraining.drops import date_of, deliver, find_drops
 from components.common.retraining.records import Claim, Search, Terms
 from components.common.storage.store import Store
@@ -323,10 +323,10 @@ def test_dates_that_make_no_sense_are_told(since: str, until: str) -> None:
 
 def test_the_step_keeps_nothing_when_there_is_nothing_new_and_repeats_its_claim(store: Store) -> None:
     config = ClaimConfig(name="m", drops=f"{store.root}/drops")
-    nothing = run_stage(config, store.root, "run-1")
-    assert (nothing.uri, nothing.manifest.facts["outcome"]) == ("", "nothing new")
-    assert list(store.list(store.root)) == []
     uri = put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    nothing = run_stage(ClaimConfig(name="m", drops=config.drops, until="2026-11-19"), store.root, "run-1")
+    assert (nothing.uri, nothing.manifest.facts["outcome"]) == ("", "nothing new")
+    assert list(store.list(f"{store.root}/runs/")) == list(store.list(f"{store.root}/models/")) == []
     first, again = run_stage(config, store.root, "run-1"), run_stage(config, store.root, "run-1")
     assert (first.uri, first.sha256) == (again.uri, again.sha256)
     assert again.manifest.facts["dataset"] == f"drop:{uri}/"
@@ -345,12 +345,16 @@ def test_a_run_id_that_no_scheduler_filled_in_is_told(store: Store) -> None:
 
 
 def test_a_delivered_folder_can_be_claimed(store: Store, tmp_path: Path) -> None:
-    for name in ("cat/1.png", "cat/2.png", "dog/1.png", ".DS_Store", "_notes/x.txt"):
+    for name in (
+        *("cat/1.png", "cat/_MG_0002.png", "dog/no\u202fbreak.png", "_background/1.png"),
+        *(".DS_Store", "_notes/x.txt", "cat/@eaDir/1.png", "dog/Thumbs.db"),
+    ):
         path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(name.encode())
     uri = f"{store.root}/drops/2026-11-20"
-    assert deliver(store, tmp_path, uri) == 3
+    done = deliver(store, tmp_path, uri)
+    assert (done.files, done.left) == (4, {"litter": 3, "note": 1})
     found = claim(store).claim
     assert found is not None
     assert found.drop_uri == uri
@@ -375,3 +379,34 @@ def test_nothing_from_outside_of_a_folder_is_delivered(name: str | bytes, store:
     with pytest.raises(ConfigError, match="no links"):
         deliver(store, folder, f"{store.root}/drops/2026-11-20")
     assert list(store.list(f"{store.root}/drops/")) == []
+
+
+def test_a_drop_that_is_given_back_is_free_at_once_and_its_run_may_take_it_back(store: Store) -> None:
+    put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    config = ClaimConfig(name="m", drops=f"{store.root}/drops")
+    first = run_stage(config, store.root, "run-1")
+    held = Claim(**first.manifest.facts["claim"])
+    assert release(store, "m", held)
+    assert not release(store, "m", held)
+    # The run that is resumed.
+    assert run_stage(config, store.root, "run-1").sha256 == first.sha256
+    assert claim(store, "run-2").passed == {"being trained": 1}
+    # And another one that is quicker.
+    assert release(store, "m", held)
+    assert claim(store, "run-2").claim is not None
+    with pytest.raises(ConflictError, match="that of run run-2"):
+        run_stage(config, store.root, "run-1")
+    assert not release(store, "m", held)
+
+
+def test_a_prefix_that_never_had_a_drop_is_an_error_and_one_whose_drops_were_deleted_is_none(store: Store) -> None:
+    put_drop(store, "2026-11-20", {"cat/1.png": b"one"})
+    with pytest.raises(DataError, match=r"/dorps/: expected a folder with a _READY.json.*found none\. Check --drops"):
+        run_stage(ClaimConfig(name="m", drops=f"{store.root}/dorps"), store.root, "run-1")
+    config = ClaimConfig(name="m", drops=f"{store.root}/drops")
+    done = run_stage(config, store.root, "run-1")
+    complete(store, "m", Claim(**done.manifest.facts["claim"]), "promoted")
+    assert run_stage(config, store.root, "run-2").manifest.facts["outcome"] == "nothing new"
+    for info in list(store.list(f"{store.root}/drops/")):
+        store.delete(info.uri)
+    assert run_stage(config, store.root, "run-3").manifest.facts["outcome"] == "nothing new"

@@ -64,7 +64,7 @@ def test_finished_work_is_found_and_not_done_again(store: Store, gate: QualityGa
 
 def test_another_config_under_the_same_run_id_is_refused_and_nothing_is_lost(store: Store, gate: QualityGate) -> None:
     first = publish(store, gate)
-    with pytest.raises(ContractError, match=r"differs in its config.*Start a new run id"):
+    with pytest.raises(ContractError, match=r"differs in its config.*Start a new run;"):
         publish(store, gate, isolation_ratio=0.05)
     assert find_manifest(store, first.uri.rpartition("/")[0])[1] == first.sha256
 

@@ -4,29 +4,69 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from components.common.contracts.errors import ConfigError, StorageError
+from components.common.contracts.errors import ConfigError, ResourceError, StorageError
+from components.common.storage import embedded
 from components.common.storage.embedded import EmbeddedStore
 from components.common.storage.store import Store
 
 REPOSITORY = Path(__file__).parents[4]
-HOLDER = """
-import sys, time
+USER = """
+import sys
 from components.common.storage.embedded import EmbeddedStore
 with EmbeddedStore(sys.argv[1]) as server:
-    sys.stdout.write(server.url + "\\n")
-    sys.stdout.flush()
-    time.sleep(60)
+    print(server.url, "found" if server.attached else "started", flush=True)
+    sys.stdin.readline()
 """
+
+
+class User:
+    """A process that uses the store of a folder until it is told to leave, or killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", USER, str(folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPOSITORY, text=True,
+        )  # fmt: skip
+        self.url = self.how = ""
+
+    def joined(self) -> User:
+        assert self._process.stdout is not None
+        self.url, self.how = self._process.stdout.readline().split()
+        return self
+
+    def leave(self) -> int:
+        self._process.communicate("leave\n", timeout=60)
+        return self._process.returncode
+
+    def killed(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[Callable[[], User]]:
+    made: list[User] = []
+
+    def start() -> User:
+        made.append(User(tmp_path))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.killed()
 
 
 def store_of(server: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> Store:
@@ -84,23 +124,74 @@ def test_data_survive_a_restart_and_ports_move_when_taken(tmp_path: Path, monkey
             assert store.get(f"{server.root}/b") == b"new"
 
 
-def test_it_ends_with_a_starter_that_is_killed_and_not_with_an_attached_user(tmp_path: Path):
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, cwd=REPOSITORY, text=True
-    )
-    try:
-        assert holder.stdout is not None
-        url = holder.stdout.readline().strip()
-        with EmbeddedStore(tmp_path) as second:
-            assert second.attached
-            assert second.url == url
-        assert open_port(ports_of(tmp_path)[0]), "an attached user stopped the server"
-    finally:
-        os.kill(holder.pid, signal.SIGKILL)
-        holder.wait()
-        assert holder.stdout is not None
-        holder.stdout.close()
+def answers(url: str) -> bool:
+    return open_port(int(url.rpartition(":")[2]))
+
+
+def test_the_last_one_out_stops_the_server_and_not_who_started_it(user: Callable[[], User], tmp_path: Path):
+    first = user().joined()
+    second = user().joined()
+    assert (first.how, second.how, first.url) == ("started", "found", second.url)
+    assert first.leave() == 0
+    assert answers(second.url), "the one that started the server took it along"
+    third = user().joined()
+    assert (third.how, third.url) == ("found", first.url)
+    assert second.leave() == 0
+    assert third.leave() == 0
+    # No waiting: who leaves last is back only when the server is gone.
+    assert not any(open_port(port) for port in ports_of(tmp_path))
+    assert not (tmp_path / "state.json").exists()
+
+
+def test_a_killed_starter_leaves_the_server_to_the_others(user: Callable[[], User], tmp_path: Path):
+    first = user().joined()
+    second = user().joined()
+    first.killed()
+    # Five looks of the guard.
+    time.sleep(1)
+    assert answers(second.url), "the server went with the process that started it"
+    assert second.leave() == 0
+    assert not answers(second.url)
+
+
+def test_it_ends_when_the_last_user_is_killed(user: Callable[[], User], tmp_path: Path):
+    first = user().joined()
+    second = user().joined()
+    assert first.leave() == 0
+    second.killed()
     wait_closed(ports_of(tmp_path), 5)
+
+
+def test_of_three_that_come_at_once_one_starts_the_server_and_all_share_it(user: Callable[[], User], tmp_path: Path):
+    users = [user() for _ in range(3)]
+    assert sorted(one.joined().how for one in users) == ["found", "found", "started"]
+    assert len({one.url for one in users}) == 1
+    for one in users[:2]:
+        assert one.leave() == 0
+    assert answers(users[2].url)
+    assert users[2].leave() == 0
+    assert not answers(users[2].url)
+
+
+def test_one_that_comes_while_the_last_leaves_gets_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Leaving and coming take turns, so none joins a server that is about to stop."""
+    with EmbeddedStore(tmp_path) as server:
+        store_of(server, monkeypatch).put(f"{server.root}/a", b"1")
+        leaving = threading.Thread(target=server.stop)
+        leaving.start()
+        with EmbeddedStore(tmp_path) as other:
+            assert store_of(other, monkeypatch).get(f"{other.root}/a") == b"1"
+        leaving.join()
+
+
+def test_a_starter_that_is_killed_halfway_blocks_nobody(user: Callable[[], User], tmp_path: Path):
+    first = user()
+    while not (tmp_path / "state.json").exists():
+        time.sleep(0.01)
+    first.killed()
+    second = user().joined()
+    assert second.leave() == 0
+    assert not answers(second.url)
 
 
 def test_a_stale_state_is_noticed_and_an_interrupt_stops_the_server(tmp_path: Path):
@@ -121,9 +212,8 @@ def test_a_stale_state_is_noticed_and_an_interrupt_stops_the_server(tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process ask to die with its parent")
 def test_it_ends_with_its_guard(tmp_path: Path):
-    with EmbeddedStore(tmp_path) as server:
-        assert server._guard is not None
-        server._guard.kill()
+    with EmbeddedStore(tmp_path):
+        embedded._guards[-1].kill()
         wait_closed(ports_of(tmp_path), 5)
 
 
@@ -160,6 +250,32 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("components.common.storage.embedded.find_server", lambda: script)
     with pytest.raises(StorageError, match=r"exited with code 3(.|\n)*the disk is on fire"):
         EmbeddedStore(tmp_path / "data").__enter__()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="a small disk of one's own can be mounted by root alone"
+)
+def test_a_full_disk_is_told_as_one_and_the_store_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", tmp_path], check=True)
+    try:
+        with EmbeddedStore(tmp_path / "data") as server:
+            monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "1")
+            store = store_of(server, monkeypatch)
+            store.put(f"{server.root}/before", b"1")
+            ballast = tmp_path / "ballast"
+            ballast.write_bytes(bytes(shutil.disk_usage(tmp_path).free - 2_000_000))
+            with pytest.raises(ResourceError, match="room for the embedded store to put"):
+                store.put(f"{server.root}/large", secrets.token_bytes(4_000_000))
+            ballast.unlink()
+            store.put(f"{server.root}/large", secrets.token_bytes(4_000_000))
+        with EmbeddedStore(tmp_path / "data") as server:
+            store = store_of(server, monkeypatch)
+            assert store.get(f"{server.root}/before") == b"1"
+            assert len(store.get(f"{server.root}/large")) == 4_000_000
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_an_unstarted_store_has_no_address(tmp_path: Path):

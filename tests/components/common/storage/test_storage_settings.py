@@ -56,8 +56,24 @@ def test_a_bad_value_names_its_variable(variable: str, value: str):
 
 @pytest.mark.parametrize("uri", ["", "bucket/key", "http://bucket/key", "s3://", "s3://Ab/key", "s3://bucket//key"])
 def test_what_is_not_an_s3_uri_is_refused(uri: str):
-    with pytest.raises(ConfigError, match="s3://bucket/key"):
+    with pytest.raises(ConfigError, match="s3://BUCKET/KEY"):
         parse_uri(uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [
+        ("s3://b/u", "bucket 'b', 1 character"),
+        ("s3://my/u", "bucket 'my', 2 characters"),
+        ("s3:///u", "bucket '', 0 characters"),
+        (f"s3://{'a' * 64}/u", "64 characters"),
+        ("s3://My_Bucket/u", "bucket 'My_Bucket', characters that no bucket name has"),
+    ],
+)
+def test_a_bucket_name_that_cannot_be_is_told_with_the_rule(uri: str, found: str):
+    with pytest.raises(ConfigError, match="expected a bucket name of 3 to 63 of") as caught:
+        parse_uri(uri)
+    assert found in caught.value.found
 
 
 def test_uris_split_and_join():

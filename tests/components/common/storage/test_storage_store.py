@@ -233,10 +233,45 @@ def test_an_unreachable_endpoint_is_told_soon(store: Store, monkeypatch: pytest.
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://user:hidden@127.0.0.1:{port}")
     monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "2")
     start = time.monotonic()
-    with pytest.raises(StorageError, match=f"127.0.0.1:{port}.*no connection.*AWS_ENDPOINT_URL") as caught:
+    with pytest.raises(
+        StorageError, match=f"127.0.0.1:{port}.*found a refused connection: nothing listens there.*AWS_ENDPOINT_URL"
+    ) as caught:
         Store(store.root).get(join(store.root, "a"))
     assert time.monotonic() - start < 5
     assert "hidden" not in str(caught.value)
+
+
+def test_a_name_that_does_not_resolve_is_reported_as_that(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://no-such-host.invalid:8333")
+    monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match=r"found a host name that does not resolve \(DNS\)\. Check the host in AWS"):
+        require(probe(Store(store.root)))
+
+
+def test_https_where_the_store_speaks_http_is_reported_as_tls(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", os.environ["AWS_ENDPOINT_URL"].replace("http:", "https:"))
+    monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "1")
+    with pytest.raises(StorageError, match=r"found a TLS problem \(.+\)\. Check http or https"):
+        Store(store.root).get(join(store.root, "a"))
+
+
+def test_an_address_that_swallows_packets_is_reported_as_a_time_out(store: Store, monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as full:
+        # A queue of one that is full takes no further connection, and answers nothing.
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "1")
+        monkeypatch.setenv("UNTAINT_S3_CONNECT_TIMEOUT", "0.3")
+        with pytest.raises(StorageError, match=r"found a time-out: no connection\. .*UNTAINT_S3_CONNECT_TIMEOUT"):
+            Store(store.root).get(join(store.root, "a"))
+        for one in waiting:
+            one.close()
 
 
 def test_a_silent_endpoint_times_out(store: Store, monkeypatch: pytest.MonkeyPatch):
@@ -246,7 +281,7 @@ def test_a_silent_endpoint_times_out(store: Store, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("UNTAINT_S3_MAX_ATTEMPTS", "1")
         monkeypatch.setenv("UNTAINT_S3_READ_TIMEOUT", "0.3")
-        with pytest.raises(StorageError, match=r"time-out.*UNTAINT_S3_READ_TIMEOUT"):
+        with pytest.raises(StorageError, match=r"a time-out: connected, and no answer.*UNTAINT_S3_READ_TIMEOUT"):
             Store(store.root).get(join(store.root, "a"))
 
 
@@ -300,7 +335,7 @@ def test_a_store_that_ignores_conditions_is_refused(store: Store):
 def test_a_missing_bucket_ends_the_probe_at_once(s3: Store):
     report = probe(Store("s3://no-such-bucket-here"))
     assert not any(check.ok for check in report.checks)
-    with pytest.raises(StorageError, match=r"no working bucket .*NoSuchBucket"):
+    with pytest.raises(StorageError, match=r"found HTTP 404 NoSuchBucket\. Create the bucket"):
         require(report)
     # SeaweedFS would have made the bucket at the first write.
     with pytest.raises(StorageError, match="NoSuchBucket"):
