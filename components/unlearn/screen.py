@@ -44,7 +44,7 @@ def quartile_of(context: Context, label: int) -> float:
 
 
 def passing_shares(passing: Tensor, sizes: Tensor, label: int) -> Tensor:
-    """How many samples of a label pass for members of each other class, as a share of the larger of the two.
+    """How many samples of a label pass for members of each other class, as a share of that class.
 
     Args:
         passing: float32 [k], ``ClassUnlearning.passing``.
@@ -52,8 +52,9 @@ def passing_shares(passing: Tensor, sizes: Tensor, label: int) -> Tensor:
         label: The label.
 
     Returns:
-        float32 [m], for the other classes that have samples.
+        float32 [m], for the other classes that have samples. A class smaller than most counts as one of median size:
+        of a few samples one or two would be a large share.
     """
     others = (sizes > 0) & (torch.arange(len(sizes)) != label)
     counted = torch.where(passing >= _FEWEST_PASSING, passing, 0.0)
-    return counted[others] / sizes[others].clamp_min(float(sizes[label]))
+    return counted[others] / sizes[others].clamp_min(float(sizes[sizes > 0].median()))
