@@ -15,8 +15,9 @@ from components.unlearn.context import Context
 __all__ = ["passing_shares", "quartile_of", "screen"]
 
 # Quartile above which a class is inconsistent, at least, and how far it must exceed the median class's: .020 to .049
-# where labels of a class were changed, .000 to .004 elsewhere on well-learned data (docs/LOG.md).
-_LEAST, _FACTOR = 0.01, 4.0
+# where labels of a class were changed, .000 to .004 elsewhere on well-learned data; with a weak model 2.7 to 2.8 times
+# the median, at most 1.9 times on clean data (docs/LOG.md).
+_LEAST, _FACTOR = 0.01, 2.5
 # Fewer that pass for members of a class are none: of small classes one or two are a share that says nothing.
 _FEWEST_PASSING = 3
 
@@ -43,7 +44,7 @@ def quartile_of(context: Context, label: int) -> float:
 
 
 def passing_shares(passing: Tensor, sizes: Tensor, label: int) -> Tensor:
-    """How many samples of a label pass for members of each other class, as a share of the larger of the two.
+    """How many samples of a label pass for members of each other class, as a share of that class.
 
     Args:
         passing: float32 [k], ``ClassUnlearning.passing``.
@@ -51,8 +52,9 @@ def passing_shares(passing: Tensor, sizes: Tensor, label: int) -> Tensor:
         label: The label.
 
     Returns:
-        float32 [m], for the other classes that have samples.
+        float32 [m], for the other classes that have samples. A class smaller than most counts as one of median size:
+        of a few samples one or two would be a large share.
     """
     others = (sizes > 0) & (torch.arange(len(sizes)) != label)
     counted = torch.where(passing >= _FEWEST_PASSING, passing, 0.0)
-    return counted[others] / sizes[others].clamp_min(float(sizes[label]))
+    return counted[others] / sizes[others].clamp_min(float(sizes[sizes > 0].median()))

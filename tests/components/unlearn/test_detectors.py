@@ -293,6 +293,7 @@ def test_careless_labels_are_errors_where_neighbours_and_the_model_agree_on_anot
 
 
 def test_of_a_small_class_one_or_two_strays_make_no_pattern() -> None:
-    sizes = torch.tensor([100.0, 50.0, 400.0, 0.0])
-    shares = passing_shares(torch.tensor([0.0, 2.0, 20.0, 0.0]), sizes, label=0)
-    assert shares.tolist() == pytest.approx([0.0, 0.05])
+    sizes = torch.tensor([100.0, 50.0, 400.0, 20.0, 0.0, 100.0])
+    shares = passing_shares(torch.tensor([0.0, 2.0, 20.0, 10.0, 0.0, 5.0]), sizes, label=0)
+    # Two are none, and ten of a class of twenty count as ten of a class of median size.
+    assert shares.tolist() == pytest.approx([0.0, 0.05, 0.1, 0.05])

@@ -145,7 +145,7 @@ def test_a_costly_unlearning_is_rolled_back(context, refined) -> None:
     assert not refined.rolled_back
     nobody = torch.zeros(len(context.labels), dtype=torch.bool)
     # Even an unlearning that costs nothing costs more than this.
-    context.config = replace(CONFIG, max_retain_loss=0.0)
+    context.config = CONFIG.model_copy(update={"max_retain_loss": 0.0})
     kept, rolled_back = _cured(context, refined.finds, nobody)
     assert rolled_back
     assert kept is context.model
