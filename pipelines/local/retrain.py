@@ -123,11 +123,11 @@ def retrain_once(order: Order, run_id: str, home: Path, write: Callable[[str], N
     with opened_store(order.store, home) as (root, embedded):
         store = Store(root)
         require(probe(store))
-        check_images(store, run_id, training)
         if resume:
             _check_resumable(store, run_id, order)
         else:
             require_unused(store, run_id)
+        check_images(store, run_id, training)
         folder = keep_record(home, run_id, ORDER, order)
         write(f"run {run_id}, data in {root} ({'embedded store' if embedded else 'your store'})")
         arguments = {

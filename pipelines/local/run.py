@@ -103,11 +103,11 @@ def run(
         with opened_store(plan.store, home) as (root, embedded):
             store = Store(root)
             require(probe(store))
-            check_images(store, run_id, plan.parameters)
             if resume:
                 check_agreement(store, run_id, plan.parameters)
             else:
                 require_unused(store, run_id)
+            check_images(store, run_id, plan.parameters)
             folder = keep_record(home, run_id, PLAN, plan)
             accepted = True
             write(f"run {run_id}, data in {root} ({'embedded store' if embedded else 'your store'})")
