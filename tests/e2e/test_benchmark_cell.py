@@ -28,7 +28,7 @@ def committed() -> dict[str, Cell]:
     matrix = load_matrix(MATRICES / "quick.yaml")
     groups: dict[tuple[str, int], dict[str, Cell]] = {}
     for cell in selected(matrix, {"method": set(METHODS)}):
-        if cell.attack.name != "none" and cell.measured():
+        if cell.attack.name != "none" and cell.state() == "measured":
             groups.setdefault((cell.attack.name, cell.seed), {})[cell.method] = cell
     for cells in groups.values():
         if set(cells) == set(METHODS):
