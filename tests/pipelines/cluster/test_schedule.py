@@ -327,7 +327,7 @@ def test_a_namespace_in_which_no_pod_could_start_gets_no_schedule(
         (["--name", "n" * 49], "1 to 48 of"),
         (["--name", "zähler"], "1 to 48 of"),
         (["--name", "-n"], "starting with a letter or digit"),
-        (["--drops", "/a/folder"], "s3://bucket/key"),
+        (["--drops", "/a/folder"], "s3://BUCKET/KEY"),
         (["--store", ""], "the cluster's stages can reach"),
     ],
 )
