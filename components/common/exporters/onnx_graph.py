@@ -5,6 +5,7 @@ Input ``images``, output ``logits``, as there; the batch size is free.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ OPSET = 25
 def _write(classifier: Classifier) -> Mapping[str, bytes]:
     import torch
 
+    # Both tell every step of a rewriting at level INFO, in words that a run's log should not have.
+    for name in ("onnx_ir", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     written = torch.onnx.export(
         classifier.program,
         dynamo=True,
