@@ -53,7 +53,7 @@ def cell(method: str, **figures: object) -> dict:
 def test_the_quick_matrix_has_every_attack_and_clean_data_and_every_cell_can_be_run() -> None:
     quick = load_matrix(MATRICES / "quick.yaml")
     assert sorted(attack.name for attack in quick.attacks) == sorted([*ATTACKS, "none"])
-    assert len({one.name for one in selected(quick, {})}) == 13 * 3 * 5
+    assert len({one.name for one in selected(quick, {})}) == 15 * 3 * 5
     assert {quick.parameters(attack, 30)["attack"] for attack in quick.attacks} >= set(ATTACKS)
 
 

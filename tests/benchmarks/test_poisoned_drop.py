@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.poisoned_drop import write_drop
-from components.common.datasets.base import LocalFolder
 from components.common.intake.drop import DropOptions, read_drop
+from components.common.intake.sources import LocalFolder
 
 
 def test_training_and_holdout_of_the_drop_are_poisoned_alike(tmp_path: Path) -> None:

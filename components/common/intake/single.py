@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from components.common.datasets.base import Pixels
-from components.common.intake.images import MAX_IMAGE_BYTES, ImageProblem, decode
+from components.common.intake.images import MAX_IMAGE_BYTES, ImageProblem, check_content, decode
 
 __all__ = ["read_image"]
 
@@ -52,6 +52,7 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Pixels:
     channels, height, width = shape
     try:
         pixels = decode(data, height if height == width else 0)
+        check_content(pixels, data)
     except ImageProblem as problem:
         raise ImageProblem(
             problem.reason, subject, expected=problem.expected, found=problem.found, hint=problem.hint

@@ -47,7 +47,7 @@ def plan_of(words: list[str], monkeypatch: pytest.MonkeyPatch, home: Path) -> An
     """What `untaint` would run: the plan it puts together from a command line."""
     plans = []
     monkeypatch.setenv("UNTAINT_HOME", str(home))
-    monkeypatch.setattr("pipelines.local.run.run", lambda plan, *_: plans.append(plan) or 0)
+    monkeypatch.setattr("pipelines.local.run.run", lambda plan, *_, **__: plans.append(plan) or 0)
     result = CliRunner().invoke(cli, words)
     assert plans, result.output
     return plans[0]

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from components.common.attacks.canary import stamp
 from components.common.contracts.errors import ConfigError, DataError
-from components.common.datasets.base import LocalFolder
 from components.common.intake.drop import DropOptions, survey_drop
+from components.common.intake.sources import LocalFolder
 from components.common.runs.artifacts import StageManifest
 from components.common.runs.publish import find_manifest
 from components.common.storage.addresses import join

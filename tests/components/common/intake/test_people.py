@@ -529,10 +529,10 @@ def test_an_address_of_another_kind_is_told(address: str) -> None:
 def test_an_archived_object_is_to_be_restored() -> None:
     from botocore.exceptions import ClientError
 
-    from components.common.storage._failures import told
+    from components.common.storage._failures import explained
 
     answer = {"Error": {"Code": "InvalidObjectState"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-    assert "restore it" in str(told(ClientError(answer, "GetObject"), "host", "get", "s3://bucket/cat/1.png"))  # type: ignore[arg-type]
+    assert "restore it" in str(explained(ClientError(answer, "GetObject"), "host", "get", "s3://bucket/cat/1.png"))  # type: ignore[arg-type]
 
 
 # Formats that people have
