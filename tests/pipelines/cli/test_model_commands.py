@@ -197,7 +197,7 @@ def test_a_model_of_images_that_are_not_square_asks_for_their_size(tmp_path: Pat
     from components.common.intake.single import read_image
 
     path = tmp_path / "x.png"
-    path.write_bytes(encode(np.zeros((20, 30), np.uint8)))
+    path.write_bytes(encode(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)))
     assert read_image(path, (1, 20, 30)).shape == (1, 20, 30)
     with pytest.raises(ImageProblem, match="30x20"):
         read_image(path, (1, 20, 40))
