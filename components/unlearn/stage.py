@@ -29,8 +29,6 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
         done = run.finished()
         if done is not None:
             return done
-        import numpy as np
-
         from components.common.learning.devices import pick_device
         from components.common.learning.seeding import make_deterministic
         from components.common.runs.inputs import add_model, read_model, read_rows
@@ -49,7 +47,7 @@ def run_stage(config: UnlearnConfig, store_root: str, run_id: str, parents: Mapp
                 rows.images.to(device),
                 rows.labels,
                 # Copies: what Arrow lends cannot be written to, and PyTorch warns of that.
-                {name: np.array(split[f"signal_{name}"]) for name in signals},
+                {name: split[f"signal_{name}"].to_numpy().copy() for name in signals},
                 config,
                 isolation_ratio=float(run.parents["split"].manifest.config["isolation_ratio"]),
                 mirror=rows.mirror,

@@ -120,7 +120,7 @@ def test_the_model_is_in_the_runs_folder_and_in_the_store_and_answers(
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {
         path.name: path.read_bytes() for path in folder.iterdir()
     }
-    Image.new("L", (28, 28)).save(tmp_path / "x.png")
+    Image.linear_gradient("L").resize((28, 28)).save(tmp_path / "x.png")
     answer = untaint(home, "predict", "e2e", str(tmp_path / "x.png"), "--json")
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)[0]["class"] in config["class_names"]

@@ -176,8 +176,8 @@ def test_everything_about_a_new_stage_follows_from_its_folder_and_one_line(copie
         ("algorithm.py", "import components.split.algorithm", "stages know common and not each other"),
         ("algorithm.py", "import components.toy.stage", "inside a stage"),
         ("algorithm.py", "import kfp", "algorithms, declarations and settings know neither KFP"),
-        ("stage.py", "import kfp", "stages and common never import kfp"),
-        ("config.py", "import pipelines", "pipelines over components"),
+        ("stage.py", "import kfp", "stages, common and the library never import kfp"),
+        ("config.py", "import pipelines", "pipelines and the library over components"),
     ],
 )
 def test_the_layers_hold_for_a_new_stage_too(
