@@ -35,7 +35,7 @@ from tests.docker.compare import (
 )
 
 # Making the base image and building take minutes, and count as part of the first test.
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parents[2]
 Images = tuple[str, str]
